@@ -1,0 +1,50 @@
+# Short names for what CONTRIBUTING.md describes.
+VENV ?= .venv
+BIN = $(VENV)/bin
+SANITIZERS = address,undefined
+
+.PHONY: help install build test cpp-test lint format asan tsan bench ci clean
+
+help:
+	@echo "make install | build | test | cpp-test | lint | format | asan | tsan | bench | ci | clean"
+
+$(BIN)/python:
+	python3 -m venv $(VENV)
+
+install: $(BIN)/python  ## editable, with everything for tests and lint
+	$(BIN)/pip install -c constraints.txt -e ".[test,lint]"
+
+build:  ## after an edit in csrc/: seconds
+	$(BIN)/python setup.py -q build_ext --inplace
+
+test: build
+	$(BIN)/python -m pytest -q
+
+cpp-test:
+	$(BIN)/python setup.py -q cpp_tests
+
+lint:
+	.ci/lint $(VENV)
+
+format:
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format .
+	find csrc tests -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+
+asan:  ## C++ tests and the fuzz test under AddressSanitizer and UndefinedBehaviorSanitizer
+	python3 -m venv .venv-asan
+	DENSECRF_SANITIZE=$(SANITIZERS) .venv-asan/bin/pip install -q -c constraints.txt ".[test]"
+	.ci/sanitize .venv-asan
+
+tsan:  ## C++ tests under ThreadSanitizer
+	DENSECRF_SANITIZE=thread $(BIN)/python setup.py -q cpp_tests
+
+bench:
+	$(BIN)/pip install -q -c constraints.txt ".[bench]"
+	$(BIN)/python benchmarks/compare_pydensecrf.py
+
+ci:
+	.ci/run
+
+clean:
+	rm -rf build dist *.egg-info densecrf/_C.*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

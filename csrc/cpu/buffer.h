@@ -1,0 +1,90 @@
+// Growable array and workspace layout without std:: templates: those would be emitted as shared weak symbols by every SIMD level, and the
+// linker keeps only one of them (see core/macros.h).
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/macros.h"
+
+DENSECRF_BEGIN
+
+template <class T>
+inline T smaller(T a, T b) {
+  return a < b ? a : b;
+}
+template <class T>
+inline T larger(T a, T b) {
+  return a < b ? b : a;
+}
+
+// Plain-old-data only.  grow() returns false when memory runs out.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+
+  bool reserve(int64_t n) {
+    if (n <= capacity_) return true;
+    int64_t want = larger(n, capacity_ + capacity_ / 2);
+    void* p = std::realloc(static_cast<void*>(data_), size_t(want) * sizeof(T));
+    if (!p) return false;
+    data_ = static_cast<T*>(p);
+    capacity_ = want;
+    return true;
+  }
+  bool resize(int64_t n) {
+    if (!reserve(n)) return false;
+    size_ = n;
+    return true;
+  }
+  void release() {
+    std::free(data_);
+    data_ = nullptr;
+    size_ = capacity_ = 0;
+  }
+  void swap(Buffer& other) {
+    T* d = data_;
+    data_ = other.data_;
+    other.data_ = d;
+    int64_t s = size_, c = capacity_;
+    size_ = other.size_;
+    capacity_ = other.capacity_;
+    other.size_ = s;
+    other.capacity_ = c;
+  }
+  int64_t size() const { return size_; }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+  const T& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  T* data_ = nullptr;
+  int64_t size_ = 0, capacity_ = 0;
+};
+
+// Lays arrays out in a caller's workspace, each on a cache line of its own.  With a null base it only measures.
+class Arena {
+ public:
+  explicit Arena(void* base) : base_(static_cast<char*>(base)) {
+    used_ = (64 - (reinterpret_cast<uintptr_t>(base) & 63)) & 63;
+  }
+  template <class T>
+  T* take(int64_t n) {
+    T* p = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += (size_t(n) * sizeof(T) + 63) & ~size_t(63);
+    return p;
+  }
+  // What to allocate, whatever alignment the allocation has.
+  size_t bytes() const { return used_ + 64; }
+
+ private:
+  char* base_;
+  size_t used_;
+};
+
+DENSECRF_END

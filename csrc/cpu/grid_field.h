@@ -1,0 +1,281 @@
+// Values of a spatial Gaussian on its node grid while a team of threads splats, filters and slices them.
+//
+// Along x every point is splatted onto its row's nodes as it is computed; along y (and z) the tent splat and the taps are one banded sum
+// from pixel rows to node rows, so that no two threads ever write the same place.  Interpolation back to pixels is the mirror image.
+#pragma once
+#include "cpu/parallel.h"
+#include "cpu/rows.h"
+
+DENSECRF_BEGIN
+
+inline int64_t grid_nodes(int64_t size, int spacing) { return spacing == 1 ? size : (size - 1) / spacing + 2; }
+
+// Node below a pixel and the fraction towards the next one.  Nodes lie half a pixel off the pixels, so that every pixel of a pair
+// (spacing 2) spreads equally far: the kernel then is the same everywhere.
+template <class T>
+struct NodeAt {
+  int64_t node;
+  T fraction;
+  NodeAt(int64_t pixel, int spacing) : node(pixel / spacing), fraction(spacing == 1 ? T(0) : (T(pixel % spacing) + T(0.5)) / T(spacing)) {}
+};
+
+// dst = sum_n weights[n] * rows[n], n < count, rows `step` apart.
+template <class T>
+inline void weighted_sum(int64_t length, int64_t count, const T* weights, const T* rows, int64_t step, T* dst) {
+  constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
+  int64_t i = 0;
+  for (; i + kBlock <= length; i += kBlock) {
+    auto sum = Row<T, kBlock>::zero();
+    for (int64_t n = 0; n < count; ++n) sum.add_scaled(weights[n], rows + n * step + i);
+    sum.store(dst + i);
+  }
+  for (; i < length; ++i) {
+    T sum = 0;
+    for (int64_t n = 0; n < count; ++n) sum += weights[n] * rows[n * step + i];
+    dst[i] = sum;
+  }
+}
+
+// dst[i] = scale * sum_k taps[|k|] * src[i + k * step], k = -radius ... radius.  src is readable radius * step beyond both ends.
+template <class T>
+inline void symmetric_filter(int64_t length, int radius, const T* taps, T scale, const T* src, int64_t step, T* dst) {
+  constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
+  int64_t i = 0;
+  for (; i + kBlock <= length; i += kBlock) {
+    auto sum = Row<T, kBlock>::load(src + i);
+    sum.scale(taps[0]);
+    for (int k = 1; k <= radius; ++k) {
+      auto pair = Row<T, kBlock>::load(src + i - k * step);
+      pair.add_scaled(T(1), src + i + k * step);
+      sum.add_scaled(taps[k], pair);
+    }
+    sum.scale(scale);
+    sum.store(dst + i);
+  }
+  for (; i < length; ++i) {
+    T sum = taps[0] * src[i];
+    for (int k = 1; k <= radius; ++k) sum += taps[k] * (src[i - k * step] + src[i + k * step]);
+    dst[i] = scale * sum;
+  }
+}
+
+// The banded sum of one axis: node c gathers pixels first[c] ... first[c] + count[c] - 1.
+template <class T>
+struct Band1D {
+  int64_t nodes, most;  // most: longest band
+  int64_t* first;
+  int64_t* count;
+  T* weights;  // [nodes, most]
+
+  void layout(Arena* arena, int64_t size, int spacing, int radius) {
+    nodes = grid_nodes(size, spacing);
+    most = smaller(size, int64_t(2 * radius + 2) * spacing);
+    first = arena->template take<int64_t>(nodes);
+    count = arena->template take<int64_t>(nodes);
+    weights = arena->template take<T>(nodes * most);
+  }
+  void fill(int64_t size, int spacing, int radius, const T* taps) {
+    int64_t tent = spacing == 1 ? 0 : 1;
+    for (int64_t c = 0; c < nodes; ++c) {
+      first[c] = larger<int64_t>(0, (c - radius - tent) * spacing);
+      int64_t end = smaller(size, (c + radius + 1) * spacing);
+      count[c] = larger<int64_t>(0, end - first[c]);
+      for (int64_t i = 0; i < count[c]; ++i) {
+        NodeAt<T> at(first[c] + i, spacing);
+        T sum = 0;
+        for (int side = 0; side <= tent; ++side) {
+          int64_t offset = at.node + side - c;
+          offset = offset < 0 ? -offset : offset;
+          if (offset <= radius) sum += (side ? at.fraction : 1 - at.fraction) * taps[offset];
+        }
+        weights[c * most + i] = sum;
+      }
+    }
+  }
+};
+
+template <class T>
+class GridField {
+ public:
+  GridField() : plan_(0) {}
+
+  void layout(const GridView<T>& grid, const SlabPlan& plan, int threads, Arena* arena) {
+    grid_ = grid;
+    plan_ = plan;
+    row_values_ = grid_nodes(grid.size[2], grid.spacing[2]) * plan.stride();
+    y_.layout(arena, grid_.size[1], grid_.spacing[1], grid_.radius[1]);
+    z_.layout(arena, grid_.size[0], grid_.spacing[0], grid_.radius[0]);
+    rows_ = arena->template take<T>(grid_.size[0] * grid_.size[1] * row_values_);
+    planes_ = volume() ? arena->template take<T>(grid_.size[0] * y_.nodes * row_values_) : nullptr;
+    nodes_ = arena->template take<T>(z_.nodes * y_.nodes * row_values_);
+    for (int t = 0; t < threads; ++t) {
+      padded_[t] = arena->template take<T>(row_values_ + 2 * margin());
+      expanded_[t] = arena->template take<T>(row_values_);
+    }
+  }
+  void start(int thread) {
+    std::memset(static_cast<void*>(padded_[thread]), 0, size_t(row_values_ + 2 * margin()) * sizeof(T));
+    if (thread > 0) return;
+    y_.fill(grid_.size[1], grid_.spacing[1], grid_.radius[1], grid_.taps[1]);
+    z_.fill(grid_.size[0], grid_.spacing[0], grid_.radius[0], grid_.taps[0]);
+  }
+
+  // Filters what was splatted.  Between barriers on either side.
+  void filter(Team& team, int thread, T scale) {
+    T* planes = volume() ? planes_ : nodes_;
+    Range mine = band(grid_.size[0] * y_.nodes, team.size(), thread);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      int64_t z = i / y_.nodes, c = i % y_.nodes;
+      T* padded = padded_[thread] + margin();
+      weighted_sum(row_values_, y_.count[c], y_.weights + c * y_.most, rows_ + (z * grid_.size[1] + y_.first[c]) * row_values_, row_values_,
+                   padded);
+      symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], scale, padded, int64_t(plan_.stride()), planes + i * row_values_);
+    }
+    if (!volume()) return;
+    team.barrier();
+    const int64_t plane = y_.nodes * row_values_;
+    mine = band(y_.nodes, team.size(), thread);
+    for (int64_t c = 0; c < z_.nodes; ++c) {
+      weighted_sum((mine.end - mine.begin) * row_values_, z_.count[c], z_.weights + c * z_.most,
+                   planes_ + z_.first[c] * plane + mine.begin * row_values_, plane, nodes_ + c * plane + mine.begin * row_values_);
+    }
+  }
+
+  // The nodes' values interpolated to pixel row `row` (= z * H + y) along z and y; along x slice() does it.
+  const T* expand(int thread, int64_t row) {
+    NodeAt<T> y(row % grid_.size[1], grid_.spacing[1]), z(row / grid_.size[1], grid_.spacing[0]);
+    const T* at = nodes_ + (z.node * y_.nodes + y.node) * row_values_;
+    if (y.fraction == 0 && z.fraction == 0) return at;
+    T* out = expanded_[thread];
+    const T wy[2] = {1 - y.fraction, y.fraction};
+    if (z.fraction == 0) {
+      weighted_sum(row_values_, 2, wy, at, row_values_, out);
+      return out;
+    }
+    const T wz[2] = {1 - z.fraction, z.fraction};
+    const int64_t next_y = y.fraction == 0 ? 0 : row_values_, next_z = y_.nodes * row_values_;
+    for (int64_t i = 0; i < row_values_; ++i) {
+      out[i] = wz[0] * (wy[0] * at[i] + wy[1] * at[i + next_y]) + wz[1] * (wy[0] * at[i + next_z] + wy[1] * at[i + next_z + next_y]);
+    }
+    return out;
+  }
+
+  // out = in + out_scale * (expanded row interpolated along x), for pixels x ... x + count - 1 of a row whose first point is `row_first`.
+  void slice(const T* expanded, int64_t row_first, int64_t x, int count, const T* in, const T* out_scale, T* out) const {
+    for (int i = 0; i < plan_.pairs(); ++i) {
+      SlabPair pair = plan_.pair(i);
+      for_widths(pair, [&](auto w, auto w2) {
+        slice_pixels<decltype(w)::value, decltype(w2)::value>(pair.column, expanded, row_first, x, count, in, out_scale, out);
+      });
+    }
+  }
+  void splat(int64_t row, int64_t row_first, int64_t x, int count, const T* in, const T* in_scale) {
+    T* nodes = rows_ + row * row_values_;
+    if (x == 0 && grid_.spacing[2] > 1) std::memset(static_cast<void*>(nodes), 0, size_t(row_values_) * sizeof(T));
+    for (int i = 0; i < plan_.pairs(); ++i) {
+      SlabPair pair = plan_.pair(i);
+      for_widths(pair, [&](auto w, auto w2) {
+        splat_pixels<decltype(w)::value, decltype(w2)::value>(pair.column, nodes, row_first, x, count, in, in_scale);
+      });
+    }
+  }
+
+ private:
+  template <int N>
+  struct Int {
+    static constexpr int value = N;
+  };
+  template <class F>
+  static void for_widths(SlabPair pair, F&& f) {
+    if (pair.width2 == 16) return f(Int<16>(), Int<16>());
+    if (pair.width2 == 8) return f(Int<16>(), Int<8>());
+    if (pair.width2 == 4) return f(Int<16>(), Int<4>());
+    if (pair.width == 16) return f(Int<16>(), Int<0>());
+    if (pair.width == 8) return f(Int<8>(), Int<0>());
+    if (pair.width == 4) return f(Int<4>(), Int<0>());
+    if (pair.width == 2) return f(Int<2>(), Int<0>());
+    return f(Int<1>(), Int<0>());
+  }
+
+  template <int W, int W2>
+  void slice_pixels(int column, const T* expanded, int64_t row_first, int64_t x, int count, const T* in, const T* out_scale, T* out) const {
+    const int stride = plan_.stride(), spacing = grid_.spacing[2];
+    int64_t node = x / spacing;
+    int phase = int(x % spacing);
+    const T unit = T(1) / T(spacing);
+    for (int p = 0; p < count; ++p) {
+      const T scale = out_scale ? out_scale[row_first + x + p] : T(1);
+      const T* a = expanded + node * stride + column;
+      auto u = Row<T, W>::load(in + int64_t(p) * stride + column);
+      auto v = Row<T, W2>::load(in + int64_t(p) * stride + column + W);
+      if (spacing == 1) {
+        u.add_scaled(scale, a);
+        v.add_scaled(scale, a + W);
+      } else {
+        const T f = (T(phase) + T(0.5)) * unit;
+        u.add_scaled(scale * (1 - f), a);
+        v.add_scaled(scale * (1 - f), a + W);
+        u.add_scaled(scale * f, a + stride);
+        v.add_scaled(scale * f, a + stride + W);
+      }
+      u.store(out + int64_t(p) * stride + column);
+      v.store(out + int64_t(p) * stride + column + W);
+      if (++phase == spacing) {
+        phase = 0;
+        ++node;
+      }
+    }
+  }
+
+  template <int W, int W2>
+  void splat_pixels(int column, T* nodes, int64_t row_first, int64_t x, int count, const T* in, const T* in_scale) {
+    const int stride = plan_.stride(), spacing = grid_.spacing[2];
+    int64_t node = x / spacing;
+    int phase = int(x % spacing);
+    const T unit = T(1) / T(spacing);
+    for (int p = 0; p < count; ++p) {
+      auto u = Row<T, W>::load(in + int64_t(p) * stride + column);
+      auto v = Row<T, W2>::load(in + int64_t(p) * stride + column + W);
+      const T scale = in_scale ? in_scale[row_first + x + p] : T(1);
+      T* a = nodes + node * stride + column;
+      if (spacing == 1) {
+        u.scale(scale);
+        v.scale(scale);
+        u.store(a);
+        v.store(a + W);
+      } else {
+        const T f = (T(phase) + T(0.5)) * unit;
+        add(a, scale * (1 - f), u, v);
+        add(a + stride, scale * f, u, v);
+      }
+      if (++phase == spacing) {
+        phase = 0;
+        ++node;
+      }
+    }
+  }
+  template <int W, int W2>
+  static void add(T* at, T s, const Row<T, W>& u, const Row<T, W2>& v) {
+    auto x = Row<T, W>::load(at);
+    auto y = Row<T, W2>::load(at + W);
+    x.add_scaled(s, u);
+    y.add_scaled(s, v);
+    x.store(at);
+    y.store(at + W);
+  }
+
+  bool volume() const { return grid_.size[0] > 1; }
+  int64_t margin() const { return int64_t(grid_.radius[2]) * plan_.stride(); }
+
+  GridView<T> grid_ = {};
+  SlabPlan plan_;
+  int64_t row_values_ = 0;  // values on the nodes of one row
+  Band1D<T> y_, z_;
+  T* rows_ = nullptr;    // [D * H, nodes x] splatted along x
+  T* planes_ = nullptr;  // [D, nodes y, nodes x] filtered along y and x (volumes)
+  T* nodes_ = nullptr;   // [nodes z, nodes y, nodes x] filtered
+  T* padded_[kMaxThreads] = {};
+  T* expanded_[kMaxThreads] = {};
+};
+
+DENSECRF_END

@@ -1,0 +1,336 @@
+// Building the permutohedral lattice: each thread embeds a band of points and numbers the simplices and vertices it meets; the vertex
+// tables are then merged and the neighbours looked up.
+//
+// Neighbouring points share simplices (S is 0.1 ... 0.9 of N on photographs), so the simplex is looked up first and its d+1 vertices only
+// when it is new.  Ids follow the first touch in raster order, which keeps the later passes local.
+#include <new>
+
+#include "core/simplex.h"
+#include "cpu/buffer.h"
+#include "cpu/hash_table.h"
+#include "cpu/ops.h"
+#include "cpu/parallel.h"
+
+DENSECRF_BEGIN
+
+namespace {
+
+constexpr int kLanes = 16;
+
+// What LatticeTables points to.
+class AnyTables {
+ public:
+  virtual ~AnyTables() = default;
+  virtual LatticeSizes sizes() const = 0;
+  virtual void fill(int threads, int32_t* simplex_vertices, int32_t* neighbours) const = 0;
+};
+LatticeTables* hide(AnyTables* tables) { return reinterpret_cast<LatticeTables*>(tables); }
+const AnyTables* reveal(const LatticeTables* tables) { return reinterpret_cast<const AnyTables*>(tables); }
+
+template <class K>
+struct Band {
+  HashTable<K> simplices, vertices;
+  Buffer<int32_t> simplex_vertices;  // [S, d+1] vertex ids, of this band's table until the merge
+  Buffer<K> vertex_keys;             // [M]
+  Buffer<int32_t> to_merged;         // [M] this band's vertex id -> merged id
+  int64_t first_simplex = 0;         // global id of this band's first simplex
+  Status status = Status::kOk;
+};
+
+template <class K>
+class Tables final : public AnyTables {
+ public:
+  int dims = 0, num_bands = 0;
+  KeyCode<K> code;
+  Band<K>* bands = nullptr;
+  int64_t simplices = 0;
+
+  ~Tables() override { delete[] bands; }
+  // Band 0 holds the merged vertex table.
+  LatticeSizes sizes() const override { return {simplices, bands[0].vertex_keys.size()}; }
+
+  void fill(int threads, int32_t* simplex_vertices, int32_t* neighbours) const override {
+    parallel(threads, [&](Team& team, int thread) {
+      fill_simplices(band(simplices, team.size(), thread), simplex_vertices);
+      int64_t vertices = bands[0].vertex_keys.size();
+      // Where a vertex has no neighbour the id is `vertices`; links are written from their lower end, to both ends.
+      Range mine = band(vertices * (dims + 1), team.size(), thread);
+      for (int64_t i = mine.begin * 2; i < mine.end * 2; ++i) neighbours[i] = int32_t(vertices);
+      team.barrier();
+      for (int axis = 0; axis <= dims; ++axis) {
+        link(band(vertices, team.size(), thread), code.step[axis], neighbours + 2 * vertices * axis);
+      }
+    });
+  }
+
+ private:
+  void fill_simplices(Range range, int32_t* out) const {
+    int corners = dims + 1;
+    for (int b = 0; b < num_bands; ++b) {
+      const Band<K>& from = bands[b];
+      int64_t begin = larger(range.begin, from.first_simplex);
+      int64_t end = smaller(range.end, from.first_simplex + from.simplices.size());
+      for (int64_t i = begin * corners; i < end * corners; ++i) {
+        int32_t id = from.simplex_vertices[i - from.first_simplex * corners];
+        out[i] = b == 0 ? id : from.to_merged[id];
+      }
+    }
+  }
+  void link(Range range, K step, int32_t* links) const {
+    constexpr int kAhead = 12;
+    const Buffer<K>& keys = bands[0].vertex_keys;
+    for (int64_t v = range.begin; v < range.end; ++v) {
+      if (v + kAhead < range.end) bands[0].vertices.prefetch(keys[v + kAhead] + step);
+      int32_t up = bands[0].vertices.find(keys[v] + step);
+      if (up == HashTable<K>::kNone) continue;
+      links[2 * v + 1] = up;
+      links[2 * int64_t(up)] = int32_t(v);
+    }
+  }
+};
+
+// Extent of the elevated coordinates over all points, by interval arithmetic on the extent of each feature.
+struct Extent {
+  double lo[kMaxDims + 1], hi[kMaxDims + 1];
+  double reach;  // largest absolute value
+};
+
+void elevated_extent(int d, double scale, const double* lo, const double* hi, Extent* out) {
+  double scales[kMaxDims];
+  elevation_scales(d, scale, scales);
+  double sum_lo = 0, sum_hi = 0;
+  out->reach = 0;
+  for (int j = d; j >= 0; --j) {
+    double c_lo = j ? lo[j - 1] * scales[j - 1] : 0, c_hi = j ? hi[j - 1] * scales[j - 1] : 0;
+    out->lo[j] = sum_lo - j * c_hi;
+    out->hi[j] = sum_hi - j * c_lo;
+    out->reach = larger(out->reach, larger(out->hi[j], -out->lo[j]));
+    sum_lo += c_lo;
+    sum_hi += c_hi;
+  }
+}
+
+// Smallest and largest value of each feature.
+template <class T>
+Status feature_extent(const LatticeRequest<T>& request, double* lo, double* hi) {
+  int d = request.dims;
+  Buffer<T> found;
+  Buffer<uint8_t> finite;
+  int parts = smaller(request.threads, kMaxThreads);
+  if (!found.resize(int64_t(parts) * 2 * d) || !finite.resize(parts)) return Status::kOutOfMemory;
+  for (int i = 0; i < parts; ++i) {
+    finite[i] = 1;
+    for (int j = 0; j < d; ++j) found[(2 * i) * d + j] = found[(2 * i + 1) * d + j] = request.features[j];
+  }
+  parallel(parts, [&](Team& team, int thread) {
+    Range range = band(request.points, team.size(), thread);
+    T* low = &found[int64_t(2 * thread) * d];
+    T* high = low + d;
+    T bad = 0;  // x - x is 0, or NaN where x is not finite
+    for (int64_t i = range.begin; i < range.end; ++i) {
+      const T* f = request.features + i * d;
+      for (int j = 0; j < d; ++j) {
+        low[j] = f[j] < low[j] ? f[j] : low[j];
+        high[j] = f[j] > high[j] ? f[j] : high[j];
+        bad += f[j] - f[j];
+      }
+    }
+    finite[thread] = bad == 0;
+  });
+  bool ok = true;
+  for (int j = 0; j < d; ++j) lo[j] = hi[j] = request.pad_origin ? 0 : double(request.features[j]);
+  for (int i = 0; i < parts; ++i) {
+    ok = ok && finite[i];
+    for (int j = 0; j < d; ++j) {
+      lo[j] = smaller(lo[j], double(found[int64_t(2 * i) * d + j]));
+      hi[j] = larger(hi[j], double(found[int64_t(2 * i + 1) * d + j]));
+    }
+  }
+  return ok ? Status::kOk : Status::kNotFinite;
+}
+
+template <class T, class C, class K, int D>
+class Builder {
+ public:
+  Builder(const LatticeRequest<T>& request, Tables<K>* tables) : request_(request), tables_(tables), d_(D ? D : request.dims) {
+    elevation_scales(d_, request.scale, scales_);
+  }
+
+  Status run() {
+    parallel(request_.threads, [&](Team& team, int thread) {
+      tables_->num_bands = team.size();
+      Range range = band(request_.points, team.size(), thread);
+      tables_->bands[thread].status = embed(range, &tables_->bands[thread], thread == team.size() - 1 && request_.pad_origin);
+      team.barrier();
+      if (thread == 0) status_ = merge();
+      team.barrier();
+      int32_t first = int32_t(tables_->bands[thread].first_simplex);
+      if (status_ == Status::kOk && first) {
+        for (int64_t i = range.begin; i < range.end; ++i) request_.simplex[i] += first;
+      }
+    });
+    return status_;
+  }
+
+ private:
+  using Block = Simplex<C, D, kLanes>;
+
+  Status embed(Range range, Band<K>* out, bool pad_origin) {
+    int64_t points = range.end - range.begin;
+    if (!out->simplices.init(points / 8) || !out->vertices.init(points / 8)) return Status::kOutOfMemory;
+    T padded[kLanes * (D ? D : kMaxDims)];
+    Block block;
+    for (int64_t first = range.begin; first < range.end; first += kLanes) {
+      int count = int(smaller<int64_t>(kLanes, range.end - first));
+      const T* features = request_.features + first * d_;
+      if (count < kLanes) {
+        for (int i = 0; i < kLanes * d_; ++i) padded[i] = features[i < count * d_ ? i : i % d_];
+        features = padded;
+      }
+      Status status = insert(features, count, &block, out, request_.simplex + first, request_.weights + first * (d_ + 1));
+      if (status != Status::kOk) return status;
+    }
+    if (pad_origin) {
+      for (int i = 0; i < kLanes * d_; ++i) padded[i] = 0;
+      int32_t simplex;
+      T weights[kMaxDims + 1];
+      return insert(padded, 1, &block, out, &simplex, weights);
+    }
+    return Status::kOk;
+  }
+
+  Status insert(const T* features, int count, Block* block, Band<K>* out, int32_t* simplex, T* weights) {
+    if (!out->simplices.make_room(kLanes)) return Status::kOutOfMemory;
+    block->elevate(d_, features, scales_);
+    block->locate(d_);
+    K keys[kLanes];
+    for (int n = 0; n < count; ++n) {
+      keys[n] = block->simplex_key(d_, tables_->code, n);
+      out->simplices.prefetch(keys[n]);
+    }
+    for (int n = 0; n < count; ++n) {
+      for (int k = 0; k <= d_; ++k) weights[n * (d_ + 1) + k] = T(block->weight[k][n]);
+    }
+    for (int n = 0; n < count; ++n) {
+      int64_t before = out->simplices.size();
+      simplex[n] = out->simplices.insert(keys[n]);
+      if (out->simplices.size() > before && !insert_vertices(*block, n, out)) return Status::kOutOfMemory;
+    }
+    return out->vertices.size() < INT32_MAX / 2 && out->simplices.size() < INT32_MAX / 2 ? Status::kOk : Status::kTooManyVertices;
+  }
+
+  bool insert_vertices(const Block& block, int n, Band<K>* out) {
+    const int corners = d_ + 1, count = request_.dilate ? 4 * corners : corners;
+    K keys[4 * ((D ? D : kMaxDims) + 1)];
+    block.vertex_keys(d_, tables_->code, n, request_.dilate, keys);
+    if (!out->vertices.make_room(count)) return false;
+    for (int k = 0; k < count; ++k) out->vertices.prefetch(keys[k]);
+    int64_t at = out->simplex_vertices.size();
+    if (!out->simplex_vertices.resize(at + corners) || !out->vertex_keys.reserve(out->vertices.size() + count)) return false;
+    for (int k = 0; k < count; ++k) {
+      int64_t before = out->vertices.size();
+      int32_t id = out->vertices.insert(keys[k]);
+      if (out->vertices.size() > before) {
+        out->vertex_keys.resize(before + 1);
+        out->vertex_keys[before] = keys[k];
+      }
+      if (k < corners) out->simplex_vertices[at + k] = id;
+    }
+    return true;
+  }
+
+  // Adds the vertices of every other band to band 0 and numbers the simplices through.
+  Status merge() {
+    Band<K>& all = tables_->bands[0];
+    int64_t simplices = 0;
+    for (int b = 0; b < tables_->num_bands; ++b) {
+      Band<K>& from = tables_->bands[b];
+      if (from.status != Status::kOk) return from.status;
+      from.first_simplex = simplices;
+      simplices += from.simplices.size();
+      if (b == 0) continue;
+      int64_t count = from.vertex_keys.size();
+      if (!all.vertices.make_room(count) || !from.to_merged.resize(count) || !all.vertex_keys.reserve(all.vertices.size() + count)) {
+        return Status::kOutOfMemory;
+      }
+      for (int64_t i = 0; i < count; ++i) {
+        if (i + kLanes < count) all.vertices.prefetch(from.vertex_keys[i + kLanes]);
+        int64_t before = all.vertices.size();
+        from.to_merged[i] = all.vertices.insert(from.vertex_keys[i]);
+        if (all.vertices.size() > before) {
+          all.vertex_keys.resize(before + 1);
+          all.vertex_keys[before] = from.vertex_keys[i];
+        }
+      }
+      from.vertices.release();
+    }
+    tables_->simplices = simplices;
+    bool fits = simplices < INT32_MAX && all.vertices.size() < INT32_MAX;
+    return fits ? Status::kOk : Status::kTooManyVertices;
+  }
+
+  const LatticeRequest<T>& request_;
+  Tables<K>* tables_;
+  int d_;
+  C scales_[D ? D : kMaxDims];
+  Status status_ = Status::kOk;
+};
+
+template <class T, class C, class K, int D>
+Status build(const LatticeRequest<T>& request, Tables<K>* tables) {
+  tables->bands = new (std::nothrow) Band<K>[size_t(request.threads)];
+  if (!tables->bands) return Status::kOutOfMemory;
+  Builder<T, C, K, D> builder(request, tables);
+  return builder.run();
+}
+
+template <class T, class C, class K>
+Status start(const LatticeRequest<T>& request, const Extent& extent, LatticeTables** out) {
+  auto* tables = new (std::nothrow) Tables<K>;
+  if (!tables) return Status::kOutOfMemory;
+  *out = hide(tables);
+  tables->dims = request.dims;
+  make_code(request.dims, extent.lo, extent.hi, true, &tables->code);
+  if constexpr (sizeof(C) == sizeof(float) && sizeof(K) == sizeof(Key64)) {  // the common case has its own code
+    switch (request.dims) {
+      case 2: return build<T, C, K, 2>(request, tables);
+      case 3: return build<T, C, K, 3>(request, tables);
+      case 5: return build<T, C, K, 5>(request, tables);
+      case 6: return build<T, C, K, 6>(request, tables);
+    }
+  }
+  return build<T, C, K, 0>(request, tables);
+}
+
+}  // namespace
+
+template <class T>
+Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables) {
+  double lo[kMaxDims], hi[kMaxDims];
+  *tables = nullptr;
+  Status status = feature_extent(request, lo, hi);
+  if (status != Status::kOk) return status;
+  Extent extent;
+  elevated_extent(request.dims, request.scale, lo, hi, &extent);
+  // Beyond 2^40 cells not even double arithmetic leaves digits for the barycentric weights; beyond 2^20 float does not.
+  if (!(extent.reach < 0x1p40)) return Status::kRangeTooLarge;
+  KeyCode<Key64> probe;
+  bool narrow = make_code(request.dims, extent.lo, extent.hi, false, &probe);
+  if (sizeof(T) == sizeof(double) || extent.reach >= 0x1p20) {
+    return narrow ? start<T, double, Key64>(request, extent, tables) : start<T, double, Key128>(request, extent, tables);
+  }
+  return narrow ? start<T, float, Key64>(request, extent, tables) : start<T, float, Key128>(request, extent, tables);
+}
+
+LatticeSizes lattice_sizes(const LatticeTables* tables) { return reveal(tables)->sizes(); }
+
+void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* neighbours) {
+  reveal(tables)->fill(threads, simplex_vertices, neighbours);
+}
+
+void lattice_free(LatticeTables* tables) { delete reveal(tables); }
+
+template Status lattice_build(const LatticeRequest<float>&, LatticeTables**);
+template Status lattice_build(const LatticeRequest<double>&, LatticeTables**);
+
+DENSECRF_END

@@ -1,0 +1,34 @@
+// What each SIMD level defines and dispatch.cpp collects.
+#pragma once
+#include "core/macros.h"
+#include "densecrf.h"
+
+DENSECRF_BEGIN
+
+template <class T>
+Status make_features(const FeatureRequest<T>& request);
+
+template <class T>
+Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables);
+LatticeSizes lattice_sizes(const LatticeTables* tables);
+void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* neighbours);
+void lattice_free(LatticeTables* tables);
+template <class T>
+Status lattice_self(const LatticeView<T>& lattice, int threads, T* diagonal);
+
+template <class T>
+size_t filter_workspace(const LatticeView<T>& lattice, int channels, int threads);
+template <class T>
+Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose, int threads, void* workspace);
+
+template <class T>
+size_t grid_filter_workspace(const GridView<T>& grid, int channels, int threads);
+template <class T>
+Status grid_filter(const GridView<T>& grid, int channels, const T* values, T* out, int threads, void* workspace);
+
+template <class T>
+size_t mean_field_workspace(const MeanFieldRequest<T>& request);
+template <class T>
+Status mean_field(MeanFieldRequest<T>& request, void* workspace);
+
+DENSECRF_END

@@ -1,0 +1,54 @@
+// The only threading: a team of threads that lives for one call.
+//
+// No pool outlives a call, so a forked worker inherits nothing to hang on, and nothing is shared with other libraries' thread settings.
+// Starting a thread costs about 20 us, a call a few ms.  Barriers spin briefly and then sleep: on a busy machine a spinning thread would
+// burn the time slice that the late one needs.
+#pragma once
+#include <cstdint>
+
+#include "core/macros.h"
+
+namespace densecrf {
+
+struct TeamState;
+
+class Team {
+ public:
+  explicit Team(TeamState* state) : state_(state) {}
+  int size() const;
+  void barrier();
+
+ private:
+  TeamState* state_;
+};
+
+using TeamBody = void (*)(void* context, Team& team, int thread);
+
+// Runs body on up to `threads` threads, the caller being thread 0; fewer when the system refuses more.  Bodies must not throw.
+void run_team(int threads, TeamBody body, void* context);
+
+}  // namespace densecrf
+
+DENSECRF_BEGIN
+
+template <class F>
+inline void parallel(int threads, F&& body) {
+  run_team(
+      threads, [](void* context, Team& team, int thread) { (*static_cast<F*>(context))(team, thread); }, const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+struct Range {
+  int64_t begin, end;
+};
+
+// Part `index` of [0, n) in `parts` equal pieces whose inner borders are multiples of `align`.
+inline Range band(int64_t n, int parts, int index, int64_t align = 1) {
+  int64_t units = (n + align - 1) / align;
+  auto border = [&](int i) {
+    int64_t b = (units * i / parts) * align;
+    return b < n ? b : n;
+  };
+  return {border(index), border(index + 1)};
+}
+
+DENSECRF_END

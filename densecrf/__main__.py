@@ -1,0 +1,5 @@
+"""``python -m densecrf``: the command line."""
+
+from densecrf.cli import main
+
+main()

@@ -1,0 +1,88 @@
+"""From an image and a kernel to lattice features ``[N, d]``: positions (x first), then channels, over bandwidths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densecrf import _checks, _native
+from densecrf.kernels import Bilateral, Custom, Gaussian, Kernel
+
+
+class Domain:
+    """Where the pixels are, what they look like and which of them take part.
+
+    Parameters
+    ----------
+    shape : spatial shape: (N,), (H, W) or (D, H, W)
+    image : ``[*shape, C]``, uint8 or of the run's dtype, or None
+    mask : bool ``[N]`` or None
+    spacing : size of a pixel along each axis, in the units of the bandwidths
+
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        image: NDArray[Any] | None,
+        mask: NDArray[Any] | None,
+        spacing: tuple[float, ...],
+        dtype: np.dtype[Any],
+        num_threads: int | None,
+    ) -> None:
+        self.shape, self.image, self.mask, self.spacing = shape, image, mask, spacing
+        self.dtype, self.num_threads = dtype, num_threads
+        self.size = int(np.prod(shape))
+
+    def sigmas(self, kernel: Gaussian | Bilateral) -> tuple[float, ...]:
+        """Bandwidths of the axes in pixels, in axis order."""
+        given = _checks.per_axis("sxy", _checks.bandwidths("sxy", kernel.sxy), len(self.shape), "axes")
+        return tuple(s / step for s, step in zip(given, self.spacing, strict=True))
+
+    def features(self, kernel: Kernel) -> NDArray[Any]:
+        """Features of a kernel ``[N, d]``."""
+        if isinstance(kernel, Custom):
+            found = self._custom(kernel)
+        elif isinstance(kernel, Bilateral):
+            found = self._make(self.sigmas(kernel), self._channel_sigmas(kernel))
+        elif isinstance(kernel, Gaussian):
+            found = self._make(self.sigmas(kernel), ())
+        else:
+            raise TypeError(f"kernels: must be Gaussian, Bilateral or Custom, got {kernel!r}")
+        return self._masked(found)
+
+    def _channel_sigmas(self, kernel: Bilateral) -> tuple[float, ...]:
+        if self.image is None:
+            raise ValueError("image: must be given for a Bilateral kernel, got None")
+        channels = self.image.shape[-1]
+        return _checks.per_axis("srgb", _checks.bandwidths("srgb", kernel.srgb), channels, "channels")
+
+    def _make(self, sigmas: tuple[float, ...], channels: tuple[float, ...]) -> NDArray[Any]:
+        size = [1] * (3 - len(self.shape)) + list(self.shape)
+        reversed_sigmas = list(sigmas[::-1]) + [1.0] * (3 - len(sigmas))
+        features: NDArray[Any] = _native.ops(self.dtype).make_features(
+            size,
+            len(sigmas),
+            reversed_sigmas,
+            self.image if channels else None,
+            list(channels),
+            _native.threads(self.num_threads),
+        )
+        return features
+
+    def _custom(self, kernel: Custom) -> NDArray[Any]:
+        found = _checks.array("features", kernel.features)
+        if found.shape[:-1] not in ((self.size,), self.shape) or found.shape[-1] > _native.MAX_DIMS:
+            rule = f"must have shape [{self.size}, d] or [*{self.shape}, d] with d at most {_native.MAX_DIMS}"
+            raise ValueError(f"features: {rule}, got shape {found.shape}")
+        return _checks.native(found.reshape(self.size, -1), self.dtype)
+
+    def _masked(self, features: NDArray[Any]) -> NDArray[Any]:
+        """Points that take no part stand where another one does, so that they add no vertices."""
+        if self.mask is None:
+            return features
+        features = features.copy()
+        features[~self.mask] = features[int(np.argmax(self.mask))]
+        return features

@@ -1,0 +1,68 @@
+"""The two numerics of the lattice, by name.
+
+The lattice filters with blur weights ``[w, 1, w]`` along each of its d + 1 axes. The variance of the result is
+that of the blur plus that of splat and slice, (d + 1)^2 / 12 each and per axis in units of elevated coordinates
+(Adams et al. 2010, section 3.2), so that unit variance wants the features scaled by
+
+    (d + 1) * sqrt(2 w / (1 + 2 w) + 1 / 6)
+
+which is the published (d + 1) * sqrt(2 / 3) for w = 1/2. Only occupied simplices have vertices, so tails are
+cut off; a slightly larger scale and a smaller w make up for that.
+"""
+
+from __future__ import annotations
+
+from math import pi, sqrt
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Numerics(NamedTuple):
+    """How a lattice of d dimensions filters."""
+
+    scale: float  # of the elevation
+    blur: float  # outer weight w of [w, 1, w]
+    alpha: float  # output scale
+    pad_origin: bool  # insert the zero feature's simplex, too
+    dilate: bool  # insert the vertices across the facets of occupied simplices, too
+
+
+DILATE = True
+# Blur weight and extra scale by dimension, found by benchmarks/tune_lattice.py against the exact Gaussian.
+_TUNED: dict[int, tuple[float, float]] = {
+    1: (0.5, 1.0),
+    2: (0.5, 1.0),
+    3: (0.48, 1.02),
+    4: (0.46, 1.02),
+    5: (0.46, 1.04),
+    6: (0.42, 1.03),
+}
+
+
+def classic(dims: int, points: int) -> Numerics:
+    """The lattice as published, with the output scale and the padding of pydensecrf.
+
+    pydensecrf pads the points to a multiple of four with zero features, whose vertices then carry the blur.
+    """
+    scale = float(np.float32((dims + 1) * sqrt(2 / 3)))  # colours often lie on ties, so even roundings count
+    return Numerics(scale, 0.5, 1 / (1 + 2.0**-dims), points % 4 != 0, False)
+
+
+def tuned(dims: int, points: int) -> Numerics:
+    """Blur weight and scale with the smallest error against the exact Gaussian."""
+    w, stretch = _TUNED.get(dims, _TUNED[6])
+    scale = (dims + 1) * sqrt(2 * w / (1 + 2 * w) + 1 / 6) * stretch
+    return Numerics(scale, w, mass_preserving_alpha(dims, scale, w), False, DILATE)
+
+
+def mass_preserving_alpha(dims: int, scale: float, blur: float) -> float:
+    """Output scale with which evenly spread points sum to the Gaussian's integral, (2 pi)^(d/2).
+
+    One vertex owns the volume (d + 1)^(d - 1/2) of the elevated lattice, scale^-d of that in feature space; the
+    blur multiplies mass by (1 + 2 w)^(d + 1).
+    """
+    return (2 * pi) ** (dims / 2) * scale**dims / ((dims + 1) ** (dims - 0.5) * (1 + 2 * blur) ** (dims + 1))
+
+
+METHODS = {"classic": classic, "tuned": tuned}
