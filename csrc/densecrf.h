@@ -33,7 +33,8 @@ struct LatticeView {
   const int32_t* simplex;           // [N]          simplex of each point
   const T* weights;                 // [N, d+1]     barycentric weights, by vertex remainder
   const int32_t* simplex_vertices;  // [S, d+1]     vertex ids
-  const int32_t* neighbours;        // [d+1, M, 2]  vertex ids one step down / up each axis; M where there is no such vertex
+  const int32_t* chains;           // vertices that have neighbours along an axis, in runs of neighbours; the last of a run as ~id
+  const int64_t* chain_starts;     // [d+2]        where each axis begins in `chains`, and their total
   T blur;                           // outer weight w of the blur [w, 1, w]
   T alpha;                          // output scale, so that filter() estimates the unnormalised Gaussian sum
 };
@@ -53,7 +54,7 @@ struct LatticeRequest {
 
 struct LatticeTables;  // what the build found; holds the arrays whose size only the build knows
 struct LatticeSizes {
-  int64_t simplices, vertices;
+  int64_t simplices, vertices, chained;  // chained: length of LatticeView::chains
 };
 
 // ---- spatial Gaussian on a regular grid ----------------------------------------------------------------------------------------------
@@ -131,7 +132,7 @@ struct Ops {
   Status (*make_features)(const FeatureRequest<T>&);
   Status (*lattice_build)(const LatticeRequest<T>&, LatticeTables**);
   LatticeSizes (*lattice_sizes)(const LatticeTables*);
-  void (*lattice_export)(const LatticeTables*, int threads, int32_t* simplex_vertices, int32_t* neighbours);
+  void (*lattice_export)(const LatticeTables*, int threads, int32_t* simplex_vertices, int32_t* chains, int64_t* chain_starts);
   void (*lattice_free)(LatticeTables*);
   // Diagonal of the filter (what a point sends to itself through the lattice), without normalisation.
   Status (*lattice_self)(const LatticeView<T>&, int threads, T* diagonal);

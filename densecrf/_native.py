@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from densecrf import _C
 
+if TYPE_CHECKING:
+    from densecrf._C import _Ops
+
 MAX_DIMS: int = _C.MAX_DIMS
 
 
-def ops(dtype: np.dtype[Any]) -> ModuleType:
+def ops(dtype: np.dtype[Any]) -> _Ops:
     """The engine's functions for float32 or float64."""
     return _C.f64 if dtype == np.float64 else _C.f32
 
@@ -71,10 +73,12 @@ def speaking_of(name: str) -> Iterator[None]:
     except OverflowError as error:
         if "vertices" in str(error):
             raise ValueError(
-                f"{name}: the lattice may have at most 2^31 - 1 vertices; use larger bandwidths or fewer points"
+                f"{name}: the lattice may have at most 2^31 - 1 vertices; "
+                "use larger bandwidths or fewer points"
             ) from None
         raise ValueError(
-            f"{name}: must span fewer than about 2^40 lattice cells; the bandwidths are too small for these values"
+            f"{name}: must span fewer than about 2^40 lattice cells; "
+            "the bandwidths are too small for these values"
         ) from None
     except ValueError as error:
         if str(error) == "not finite":

@@ -1,4 +1,4 @@
-"""From an image and a kernel to lattice features ``[N, d]``: positions (x first), then channels, over bandwidths."""
+"""From an image and a kernel to features ``[N, d]``: positions (x first), then channels, over bandwidths."""
 
 from __future__ import annotations
 

@@ -13,16 +13,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from densecrf import _checks
 
 Bandwidth = float | tuple[float, ...]
 
 
-@dataclass(frozen=True, eq=False)
 class Kernel:
     """What all kernels share; use `Gaussian`, `Bilateral` or `Custom`."""
+
+    weight: Any
+    normalization: str | None
 
     def _check(self, weight: Any, normalization: str | None, **bandwidths: Any) -> None:
         _checks.weight("weight", weight)
@@ -94,4 +94,4 @@ class Custom(Kernel):
         self._check(self.weight, self.normalization)
         found = _checks.array("features", self.features)
         if found.ndim < 2:
-            raise ValueError(f"features: must have shape [N, d] or [*spatial, d], got shape {np.shape(found)}")
+            raise ValueError(f"features: must have shape [N, d] or [*spatial, d], got shape {found.shape}")

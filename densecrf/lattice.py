@@ -13,13 +13,13 @@ from densecrf import _checks, _native, numerics
 class Lattice:
     """A lattice built once for its points, then used to filter any number of values.
 
-    ``filter(v)`` estimates ``sum_j exp(-|f_i - f_j|^2 / 2) v_j`` for every point i in O(N d) time. The lattice is
-    plain data: read-only arrays that can be pickled, compared and saved.
+    ``filter(v)`` estimates ``sum_j exp(-|f_i - f_j|^2 / 2) v_j`` for every point i in O(N d) time. The lattice
+    is plain data: read-only arrays that can be pickled, compared and saved.
 
     Parameters
     ----------
     features : ``[N, d]`` or ``[*spatial, d]``, finite, divided by their bandwidths; d from 1 to 64
-    method : "tuned" (default; nearest to the exact Gaussian) or "classic" (as published; pydensecrf's numbers)
+    method : "tuned" (nearest to the exact Gaussian) or "classic" (as published; pydensecrf's numbers)
     dtype : "float32" or "float64", of the arithmetic and of the results
     num_threads : threads to use; None: all cores
 
@@ -28,7 +28,10 @@ class Lattice:
     simplex : int32 ``[N]``, simplex of each point
     weights : ``[N, d + 1]``, barycentric weights by vertex remainder
     simplex_vertices : int32 ``[S, d + 1]``, vertices of each simplex that holds a point
-    neighbours : int32 ``[d + 1, M, 2]``, vertices one step down and up each axis; M where there is none
+    chains : int32, for each axis the vertices that have neighbours along it, in runs of neighbours; the last
+        vertex of a run as its bitwise complement
+    chain_starts : int64 ``[d + 2]``, where each axis begins in `chains`, and their total
+    num_vertices : M; the filter's cost grows with N + M
     blur, alpha : weight w of the blur ``[w, 1, w]``, and the output scale
 
     Raises
@@ -57,12 +60,12 @@ class Lattice:
         flat = _checks.native(found.reshape(-1, found.shape[-1]), self.dtype)
         how = numerics.METHODS[method](flat.shape[1], flat.shape[0])
         with _native.speaking_of("features"):
-            arrays = _native.ops(self.dtype).lattice_build(
+            *arrays, self.num_vertices = _native.ops(self.dtype).lattice_build(
                 flat, how.scale, how.pad_origin, how.dilate, _native.threads(num_threads)
             )
         for a in arrays:
             a.flags.writeable = False
-        self.simplex, self.weights, self.simplex_vertices, self.neighbours = arrays
+        self.simplex, self.weights, self.simplex_vertices, self.chains, self.chain_starts = arrays
         self.blur, self.alpha = how.blur, how.alpha
 
     @property
@@ -74,11 +77,6 @@ class Lattice:
     def num_dims(self) -> int:
         """Dimensions d of the features."""
         return int(self.weights.shape[1] - 1)
-
-    @property
-    def num_vertices(self) -> int:
-        """M; the filter's cost grows with N + M."""
-        return int(self.neighbours.shape[1])
 
     def filter(self, values: ArrayLike) -> NDArray[Any]:
         """Filter values ``[N]``, ``[C, N]``, ``[*spatial]`` or ``[C, *spatial]``; same shape out.
@@ -115,8 +113,8 @@ class Lattice:
         return out.reshape(found.shape)
 
     def _native(self) -> tuple[Any, ...]:
-        arrays = self.simplex, self.weights, self.simplex_vertices, self.neighbours
-        return (*arrays, self.blur, self.alpha)
+        arrays = self.simplex, self.weights, self.simplex_vertices, self.chains, self.chain_starts
+        return (*arrays, self.num_vertices, self.blur, self.alpha)
 
     def __repr__(self) -> str:
         return (

@@ -1,8 +1,8 @@
 """The two numerics of the lattice, by name.
 
-The lattice filters with blur weights ``[w, 1, w]`` along each of its d + 1 axes. The variance of the result is
-that of the blur plus that of splat and slice, (d + 1)^2 / 12 each and per axis in units of elevated coordinates
-(Adams et al. 2010, section 3.2), so that unit variance wants the features scaled by
+The lattice filters with blur weights ``[w, 1, w]`` along each of its d + 1 axes. The variance of the result
+is that of the blur plus that of splat and slice, (d + 1)^2 / 12 each and per axis in units of elevated
+coordinates (Adams et al. 2010, section 3.2), so that unit variance wants the features scaled by
 
     (d + 1) * sqrt(2 w / (1 + 2 w) + 1 / 6)
 
@@ -59,8 +59,8 @@ def tuned(dims: int, points: int) -> Numerics:
 def mass_preserving_alpha(dims: int, scale: float, blur: float) -> float:
     """Output scale with which evenly spread points sum to the Gaussian's integral, (2 pi)^(d/2).
 
-    One vertex owns the volume (d + 1)^(d - 1/2) of the elevated lattice, scale^-d of that in feature space; the
-    blur multiplies mass by (1 + 2 w)^(d + 1).
+    One vertex owns the volume (d + 1)^(d - 1/2) of the elevated lattice, scale^-d of that in feature space;
+    the blur multiplies mass by (1 + 2 w)^(d + 1).
     """
     return (2 * pi) ** (dims / 2) * scale**dims / ((dims + 1) ** (dims - 0.5) * (1 + 2 * blur) ** (dims + 1))
 

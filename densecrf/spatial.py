@@ -1,9 +1,9 @@
 """The spatial Gaussian on a regular grid: separable, on nodes a few pixels apart, without any lattice.
 
-Pixels are splatted with tent weights onto nodes ``spacing`` apart, filtered there with a short symmetric filter and
-interpolated back with the same tents. The taps are those that bring the whole operator, averaged over where a pixel
-lies between its nodes, nearest to the true Gaussian. ``spacing == 1`` is the direct filter. Errors are measured in
-tests/test_spatial.py and docs/accuracy.md.
+Pixels are splatted with tent weights onto nodes ``spacing`` apart, filtered there with a short symmetric
+filter and interpolated back with the same tents. The taps are those that bring the whole operator, averaged
+over where a pixel lies between its nodes, nearest to the true Gaussian. ``spacing == 1`` is the direct filter.
+Errors are measured in tests/test_spatial.py and docs/accuracy.md.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ inline T exp_nonpositive(T x) {
   T n = (clamped * T(1.44269504088896340736) + E::kRound) - E::kRound;
   T r = (clamped - n * E::kHigh) - n * E::kLow;
   T sum = 1;
-  for (int k = E::kTerms; k > 0; --k) sum = sum * r * (T(1) / T(k)) + T(1);
+  for (int k = E::kTerms; k > 0; --k) sum = sum * (r * (T(1) / T(k))) + T(1);
   typename E::Int bits = (typename E::Int(n) + E::kBias) << E::kMantissa;
   T power;
   std::memcpy(&power, &bits, sizeof(T));

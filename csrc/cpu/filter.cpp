@@ -45,12 +45,12 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
       space.field.splat(space.field.accumulator(thread, 0), first, count, rows, static_cast<const T*>(nullptr));
     });
     team.barrier();
-    space.field.blur(team, thread, 0, lattice.alpha, transpose);
+    space.field.blur(team, thread, 0, transpose);
     team.barrier();
     T* zeros = rows + kChunk * stride;
     for (int i = 0; i < kChunk * stride; ++i) zeros[i] = 0;
     for_chunks<T>(mine, [&](int64_t first, int count) {
-      space.field.slice(space.field.blurred(0), first, count, zeros, static_cast<const T*>(nullptr), rows);
+      space.field.slice(space.field.blurred(0), first, count, zeros, lattice.alpha, static_cast<const T*>(nullptr), rows);
       store_points(rows, stride, lattice.points, channels, first, count, out);
     });
   });

@@ -21,7 +21,7 @@ struct NodeAt {
 
 // dst = sum_n weights[n] * rows[n], n < count, rows `step` apart.
 template <class T>
-inline void weighted_sum(int64_t length, int64_t count, const T* weights, const T* rows, int64_t step, T* dst) {
+[[gnu::noinline]] inline void weighted_sum(int64_t length, int64_t count, const T* weights, const T* rows, int64_t step, T* dst) {
   constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
   int64_t i = 0;
   for (; i + kBlock <= length; i += kBlock) {
@@ -38,7 +38,7 @@ inline void weighted_sum(int64_t length, int64_t count, const T* weights, const 
 
 // dst[i] = scale * sum_k taps[|k|] * src[i + k * step], k = -radius ... radius.  src is readable radius * step beyond both ends.
 template <class T>
-inline void symmetric_filter(int64_t length, int radius, const T* taps, T scale, const T* src, int64_t step, T* dst) {
+[[gnu::noinline]] inline void symmetric_filter(int64_t length, int radius, const T* taps, T scale, const T* src, int64_t step, T* dst) {
   constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
   int64_t i = 0;
   for (; i + kBlock <= length; i += kBlock) {

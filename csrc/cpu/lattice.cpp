@@ -1,5 +1,5 @@
 // Building the permutohedral lattice: each thread embeds a band of points and numbers the simplices and vertices it meets; the vertex
-// tables are then merged and the neighbours looked up.
+// tables are then merged, and the vertices of each axis strung into chains of neighbours.
 //
 // Neighbouring points share simplices (S is 0.1 ... 0.9 of N on photographs), so the simplex is looked up first and its d+1 vertices only
 // when it is new.  Ids follow the first touch in raster order, which keeps the later passes local.
@@ -22,7 +22,7 @@ class AnyTables {
  public:
   virtual ~AnyTables() = default;
   virtual LatticeSizes sizes() const = 0;
-  virtual void fill(int threads, int32_t* simplex_vertices, int32_t* neighbours) const = 0;
+  virtual void fill(int threads, int32_t* simplex_vertices, int32_t* chains, int64_t* chain_starts) const = 0;
 };
 LatticeTables* hide(AnyTables* tables) { return reinterpret_cast<LatticeTables*>(tables); }
 const AnyTables* reveal(const LatticeTables* tables) { return reinterpret_cast<const AnyTables*>(tables); }
@@ -47,18 +47,40 @@ class Tables final : public AnyTables {
 
   ~Tables() override { delete[] bands; }
   // Band 0 holds the merged vertex table.
-  LatticeSizes sizes() const override { return {simplices, bands[0].vertex_keys.size()}; }
+  LatticeSizes sizes() const override {
+    int64_t chained = 0;
+    for (int a = 0; a <= dims; ++a) chained += chains[a].size();
+    return {simplices, bands[0].vertex_keys.size(), chained};
+  }
 
-  void fill(int threads, int32_t* simplex_vertices, int32_t* neighbours) const override {
+  // Strings the vertices of every axis into chains.
+  Status link(int threads) {
+    int64_t vertices = bands[0].vertex_keys.size();
+    Buffer<int32_t> up;
+    Buffer<uint8_t> has_lower;
+    if (!up.resize(vertices * (dims + 1)) || !has_lower.resize(vertices * (dims + 1))) return Status::kOutOfMemory;
+    std::memset(has_lower.data(), 0, size_t(has_lower.size()));
+    Status status[kMaxDims + 1] = {};
+    parallel(threads, [&](Team& team, int thread) {
+      Range mine = band(vertices, team.size(), thread);
+      for (int a = 0; a <= dims; ++a) find_upper(mine, code.step[a], &up[a * vertices], &has_lower[a * vertices]);
+      team.barrier();
+      for (int a = thread; a <= dims; a += team.size()) status[a] = string_chains(vertices, &up[a * vertices], &has_lower[a * vertices], &chains[a]);
+    });
+    for (int a = 0; a <= dims; ++a) {
+      if (status[a] != Status::kOk) return status[a];
+    }
+    bands[0].vertices.release();
+    return Status::kOk;
+  }
+
+  void fill(int threads, int32_t* simplex_vertices, int32_t* chains_out, int64_t* starts) const override {
+    starts[0] = 0;
+    for (int a = 0; a <= dims; ++a) starts[a + 1] = starts[a] + chains[a].size();
     parallel(threads, [&](Team& team, int thread) {
       fill_simplices(band(simplices, team.size(), thread), simplex_vertices);
-      int64_t vertices = bands[0].vertex_keys.size();
-      // Where a vertex has no neighbour the id is `vertices`; links are written from their lower end, to both ends.
-      Range mine = band(vertices * (dims + 1), team.size(), thread);
-      for (int64_t i = mine.begin * 2; i < mine.end * 2; ++i) neighbours[i] = int32_t(vertices);
-      team.barrier();
-      for (int axis = 0; axis <= dims; ++axis) {
-        link(band(vertices, team.size(), thread), code.step[axis], neighbours + 2 * vertices * axis);
+      for (int a = thread; a <= dims; a += team.size()) {
+        std::memcpy(chains_out + starts[a], chains[a].data(), size_t(chains[a].size()) * sizeof(int32_t));
       }
     });
   }
@@ -76,17 +98,30 @@ class Tables final : public AnyTables {
       }
     }
   }
-  void link(Range range, K step, int32_t* links) const {
+  void find_upper(Range range, K step, int32_t* up, uint8_t* has_lower) const {
     constexpr int kAhead = 12;
     const Buffer<K>& keys = bands[0].vertex_keys;
     for (int64_t v = range.begin; v < range.end; ++v) {
       if (v + kAhead < range.end) bands[0].vertices.prefetch(keys[v + kAhead] + step);
-      int32_t up = bands[0].vertices.find(keys[v] + step);
-      if (up == HashTable<K>::kNone) continue;
-      links[2 * v + 1] = up;
-      links[2 * int64_t(up)] = int32_t(v);
+      up[v] = bands[0].vertices.find(keys[v] + step);
+      if (up[v] != HashTable<K>::kNone) has_lower[up[v]] = 1;
     }
   }
+  static Status string_chains(int64_t vertices, const int32_t* up, const uint8_t* has_lower, Buffer<int32_t>* out) {
+    if (!out->resize(vertices)) return Status::kOutOfMemory;
+    int32_t* chain = out->data();
+    int64_t n = 0;
+    for (int64_t v = 0; v < vertices; ++v) {
+      if (has_lower[v] || up[v] == HashTable<K>::kNone) continue;
+      int32_t at = int32_t(v);
+      for (; up[at] != HashTable<K>::kNone; at = up[at]) chain[n++] = at;
+      chain[n++] = ~at;
+    }
+    out->resize(n);
+    return Status::kOk;
+  }
+
+  Buffer<int32_t> chains[kMaxDims + 1];
 };
 
 // Extent of the elevated coordinates over all points, by interval arithmetic on the extent of each feature.
@@ -281,7 +316,8 @@ Status build(const LatticeRequest<T>& request, Tables<K>* tables) {
   tables->bands = new (std::nothrow) Band<K>[size_t(request.threads)];
   if (!tables->bands) return Status::kOutOfMemory;
   Builder<T, C, K, D> builder(request, tables);
-  return builder.run();
+  Status status = builder.run();
+  return status == Status::kOk ? tables->link(request.threads) : status;
 }
 
 template <class T, class C, class K>
@@ -324,8 +360,8 @@ Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables) {
 
 LatticeSizes lattice_sizes(const LatticeTables* tables) { return reveal(tables)->sizes(); }
 
-void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* neighbours) {
-  reveal(tables)->fill(threads, simplex_vertices, neighbours);
+void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* chains, int64_t* chain_starts) {
+  reveal(tables)->fill(threads, simplex_vertices, chains, chain_starts);
 }
 
 void lattice_free(LatticeTables* tables) { delete reveal(tables); }

@@ -8,27 +8,44 @@
 
 DENSECRF_BEGIN
 
-// One blur step along one axis: dst = scale * (src + blur * (both neighbours)).
+// One blur step along one axis, in place: x += blur * (both neighbours), chain by chain.  Each row is read and written once, and vertices
+// without neighbours along the axis are not touched at all: on photographs that is a third to two thirds of them.
 template <class T, int W>
-void blur_rows(const int32_t* neighbours, Range range, T blur, T scale, const T* src, T* dst) {
-  for (int64_t v = range.begin; v < range.end; ++v) {
-    auto x = Row<T, W>::load(src + v * W);
-    auto n = Row<T, W>::load(src + int64_t(neighbours[2 * v]) * W);
-    n.add_scaled(T(1), src + int64_t(neighbours[2 * v + 1]) * W);
-    x.add_scaled(blur, n);
-    x.scale(scale);
-    x.store(dst + v * W);
+[[gnu::noinline]] void blur_chains(const int32_t* chains, Range range, T blur, T* values) {
+  constexpr int kAhead = 16;
+  for (int64_t i = range.begin; i < range.end;) {
+    int32_t id = chains[i];
+    T* at = values + int64_t(id) * W;
+    auto here = Row<T, W>::load(at);
+    auto before = Row<T, W>::zero();
+    while (id >= 0) {
+      const int64_t ahead = smaller(i + kAhead, range.end - 1);
+      __builtin_prefetch(values + int64_t(chains[ahead] < 0 ? ~chains[ahead] : chains[ahead]) * W, 1);
+      id = chains[++i];
+      T* next_at = values + int64_t(id < 0 ? ~id : id) * W;
+      const auto next = Row<T, W>::load(next_at);
+      before.add_scaled(T(1), next);
+      auto sum = here;
+      sum.add_scaled(blur, before);
+      sum.store(at);
+      before = here;
+      here = next;
+      at = next_at;
+    }
+    here.add_scaled(blur, before);
+    here.store(at);
+    ++i;
   }
 }
 
 template <class T>
-inline void blur_slab(int width, const int32_t* neighbours, Range range, T blur, T scale, const T* src, T* dst) {
+inline void blur_slab(int width, const int32_t* chains, Range range, T blur, T* values) {
   switch (width) {
-    case 16: return blur_rows<T, 16>(neighbours, range, blur, scale, src, dst);
-    case 8: return blur_rows<T, 8>(neighbours, range, blur, scale, src, dst);
-    case 4: return blur_rows<T, 4>(neighbours, range, blur, scale, src, dst);
-    case 2: return blur_rows<T, 2>(neighbours, range, blur, scale, src, dst);
-    default: return blur_rows<T, 1>(neighbours, range, blur, scale, src, dst);
+    case 16: return blur_chains<T, 16>(chains, range, blur, values);
+    case 8: return blur_chains<T, 8>(chains, range, blur, values);
+    case 4: return blur_chains<T, 4>(chains, range, blur, values);
+    case 2: return blur_chains<T, 2>(chains, range, blur, values);
+    default: return blur_chains<T, 1>(chains, range, blur, values);
   }
 }
 
@@ -45,25 +62,20 @@ class LatticeField {
     lattice_ = lattice;
     plan_ = plan;
     threads_ = threads;
-    int64_t values = (lattice_.vertices + 1) * plan_.stride();
-    front_ = arena->template take<T>(values);
-    for (int t = 0; t < threads_; ++t) back_[t] = arena->template take<T>(values);
+    int64_t values = lattice_.vertices * plan_.stride();
+    even_ = arena->template take<T>(values);
+    odd_ = arena->template take<T>(values);
+    for (int t = 1; t < threads_; ++t) part_[t] = arena->template take<T>(values);
   }
 
   // Called once by every thread before the first splat, with the points that it will splat.
-  void start(int thread, Range points) {
-    touched_[thread] = thread == 0 ? Range{0, lattice_.vertices} : vertices_of(points);
-    if (thread > 0) return;
-    for (int s = 0; s < plan_.slabs(); ++s) {  // the rows that stand for missing neighbours
-      int width = plan_.width(s);
-      for (int i = 0; i < 2; ++i) {
-        T* row = (i ? front_ : back_[0]) + (int64_t(s) * kSlab * (lattice_.vertices + 1)) + lattice_.vertices * width;
-        for (int c = 0; c < width; ++c) row[c] = 0;
-      }
-    }
-  }
+  void start(int thread, Range points) { touched_[thread] = thread == 0 ? Range{0, lattice_.vertices} : vertices_of(points); }
 
-  // Blurs alternate between two buffers.  `round` counts blurs: splats, the blur and the slices that belong together name the same one.
+  // Two buffers alternate, since a pass slices the last blur while it splats for the next.  `round` counts blurs: splats, the blur and the
+  // slices that belong together name the same one.
+  VertexValues<T> blurred(int round) const { return {round % 2 ? odd_ : even_, lattice_.vertices}; }
+  VertexValues<T> accumulator(int thread, int round) const { return thread == 0 ? blurred(round) : VertexValues<T>{part_[thread], lattice_.vertices}; }
+
   // Zeroes what this thread will splat into.
   void clear(int thread, int round) {
     Range range = touched_[thread];
@@ -72,37 +84,27 @@ class LatticeField {
       std::memset(static_cast<void*>(slab + range.begin * plan_.width(s)), 0, size_t(range.end - range.begin) * plan_.width(s) * sizeof(T));
     }
   }
-  VertexValues<T> accumulator(int thread, int round) const {
-    return {thread == 0 && starts_in_front(round) ? front_ : back_[thread], lattice_.vertices};
-  }
-  VertexValues<T> blurred(int round) const {
-    return {starts_in_front(round) == ends_where_it_starts() ? front_ : back_[0], lattice_.vertices};
-  }
 
   // Adds the threads' copies and blurs along all axes (in reverse order for the transpose).  Between barriers on either side.
-  void blur(Team& team, int thread, int round, T scale, bool transpose) {
+  void blur(Team& team, int thread, int round, bool transpose) {
     bool shared = lattice_.vertices * plan_.stride() >= kManyValues && team.size() > 1;
-    Range range = shared ? band(lattice_.vertices, team.size(), thread) : Range{0, lattice_.vertices};
+    int parts = shared ? team.size() : 1, part = shared ? thread : 0;
     int first = shared ? 0 : thread, step = shared ? 1 : team.size();
-    for (int s = first; s < plan_.slabs(); s += step) reduce(team.size(), s, range, round);
-    const int axes = lattice_.dims + 1;
-    if (!shared) {
-      for (int s = first; s < plan_.slabs(); s += step) {
-        for (int i = 0; i < axes; ++i) blur_axis(s, i, range, round, scale, transpose);
-      }
-      return;
-    }
-    for (int i = 0; i < axes; ++i) {
+    for (int s = first; s < plan_.slabs(); s += step) reduce(team.size(), s, band(lattice_.vertices, parts, part), round);
+    for (int i = 0; i <= lattice_.dims && shared; ++i) {
       team.barrier();
-      for (int s = 0; s < plan_.slabs(); ++s) blur_axis(s, i, range, round, scale, transpose);
+      for (int s = 0; s < plan_.slabs(); ++s) blur_axis(s, i, parts, part, round, transpose);
+    }
+    for (int s = first; s < plan_.slabs() && !shared; s += step) {
+      for (int i = 0; i <= lattice_.dims; ++i) blur_axis(s, i, parts, part, round, transpose);
     }
   }
 
   // rows <- in + out_scale * slice, splat of rows: see splat_slice.h.
-  void slice(VertexValues<T> values, int64_t first, int count, const T* in, const T* out_scale, T* out) const {
+  void slice(VertexValues<T> values, int64_t first, int count, const T* in, T gain, const T* out_scale, T* out) const {
     for (int i = 0; i < plan_.pairs(); ++i) {
       SlabPair pair = plan_.pair(i);
-      slice_function<T>(lattice_.dims, pair)(lattice_, values, pair.column, first, count, in, out_scale, out, plan_.stride());
+      slice_function<T>(lattice_.dims, pair)(lattice_, values, pair.column, first, count, in, gain, out_scale, out, plan_.stride());
     }
   }
   void splat(VertexValues<T> values, int64_t first, int count, const T* in, const T* in_scale) const {
@@ -113,18 +115,20 @@ class LatticeField {
   }
 
  private:
-  bool ends_where_it_starts() const { return (lattice_.dims + 1) % 2 == 0; }
-  // With an even number of axes the result lies where the splat began, so the next splat takes the other buffer.
-  bool starts_in_front(int round) const { return ends_where_it_starts() && round % 2 == 1; }
   T* slab_of(VertexValues<T> values, int s) const { return values.slab(s * kSlab); }
 
-  void blur_axis(int s, int i, Range range, int round, T scale, bool transpose) {
-    const int axes = lattice_.dims + 1;
-    VertexValues<T> start = accumulator(0, round), other = {start.data == front_ ? back_[0] : front_, lattice_.vertices};
-    const T* src = slab_of(i % 2 ? other : start, s);
-    T* dst = slab_of(i % 2 ? start : other, s);
-    int axis = transpose ? axes - 1 - i : i;
-    blur_slab(plan_.width(s), lattice_.neighbours + 2 * lattice_.vertices * axis, range, lattice_.blur, i == axes - 1 ? scale : T(1), src, dst);
+  void blur_axis(int s, int i, int parts, int part, int round, bool transpose) {
+    const int axis = transpose ? lattice_.dims - i : i;
+    const int64_t first = lattice_.chain_starts[axis];
+    const int32_t* chains = lattice_.chains + first;
+    Range range = band(lattice_.chain_starts[axis + 1] - first, parts, part);
+    range = {chain_border(chains, range.begin), chain_border(chains, range.end)};
+    blur_slab(plan_.width(s), chains, range, lattice_.blur, slab_of(blurred(round), s));
+  }
+  // The first chain that begins at i or later.
+  static int64_t chain_border(const int32_t* chains, int64_t i) {
+    while (i > 0 && chains[i - 1] >= 0) ++i;
+    return i;
   }
 
   void reduce(int team_size, int s, Range range, int round) {
@@ -156,8 +160,9 @@ class LatticeField {
   LatticeView<T> lattice_ = {};
   SlabPlan plan_;
   int threads_ = 0;
-  T* front_ = nullptr;
-  T* back_[kMaxThreads] = {};
+  T* even_ = nullptr;
+  T* odd_ = nullptr;
+  T* part_[kMaxThreads] = {};
   Range touched_[kMaxThreads] = {};
 };
 

@@ -175,11 +175,13 @@ class MeanField {
 
   void filter(Team& team, int thread, int k, int round) {
     const KernelView<T>& view = kernels_[k].view;
-    // The weight rides on the last blur axis; so does the compatibility when the messages go straight into the scores.
-    T scale = view.weight_kind == Weight::kScalar ? view.weight : T(1);
-    if (direct_) scale *= r_.compat;
-    if (view.lattice) kernels_[k].lattice.blur(team, thread, round, scale * view.lattice->alpha, false);
-    else kernels_[k].grid.filter(team, thread, scale);
+    if (view.lattice) kernels_[k].lattice.blur(team, thread, round, false);
+    else kernels_[k].grid.filter(team, thread, gain(k));
+  }
+  // The scalar weight, and the compatibility when the messages go straight into the scores.
+  T gain(int k) const {
+    const KernelView<T>& view = kernels_[k].view;
+    return (view.weight_kind == Weight::kScalar ? view.weight : T(1)) * (direct_ ? r_.compat : T(1));
   }
 
   void pass(int thread, Range mine, Stage stage, int round) {
@@ -299,7 +301,7 @@ class MeanField {
   void slice(int thread, int k, int64_t first, int count, int round, const T* in, T* out) {
     const KernelState<T>& kernel = kernels_[k];
     if (kernel.view.lattice) {
-      kernel.lattice.slice(kernel.lattice.blurred(round), first, count, in, kernel.view.norm_out, out);
+      kernel.lattice.slice(kernel.lattice.blurred(round), first, count, in, gain(k) * kernel.view.lattice->alpha, kernel.view.norm_out, out);
     } else {
       const int64_t x = first % row_points_;
       kernel.grid.slice(kernel.expanded[thread], first - x, x, count, in, kernel.view.norm_out, out);

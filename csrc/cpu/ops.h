@@ -11,7 +11,7 @@ Status make_features(const FeatureRequest<T>& request);
 template <class T>
 Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables);
 LatticeSizes lattice_sizes(const LatticeTables* tables);
-void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* neighbours);
+void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* chains, int64_t* chain_starts);
 void lattice_free(LatticeTables* tables);
 template <class T>
 Status lattice_self(const LatticeView<T>& lattice, int threads, T* diagonal);

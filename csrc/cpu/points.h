@@ -9,7 +9,7 @@ constexpr int kChunk = 64;
 
 // rows[p, c] = factor * planes[c, first + p]; channels beyond C get `pad`.  Returns false when a value is not finite.
 template <class T>
-inline bool load_points(const T* planes, int64_t points, int channels, int64_t first, int count, T factor, T pad, int stride, T* rows) {
+[[gnu::noinline]] inline bool load_points(const T* planes, int64_t points, int channels, int64_t first, int count, T factor, T pad, int stride, T* rows) {
   T bad = 0;  // x - x is 0, or NaN where x is not finite
   for (int c = 0; c < channels; ++c) {
     const T* plane = planes + c * points + first;
@@ -25,7 +25,7 @@ inline bool load_points(const T* planes, int64_t points, int channels, int64_t f
 }
 
 template <class T>
-inline void store_points(const T* rows, int stride, int64_t points, int channels, int64_t first, int count, T* planes) {
+[[gnu::noinline]] inline void store_points(const T* rows, int stride, int64_t points, int channels, int64_t first, int count, T* planes) {
   for (int c = 0; c < channels; ++c) {
     T* plane = planes + c * points + first;
     for (int p = 0; p < count; ++p) plane[p] = rows[int64_t(p) * stride + c];

@@ -1,7 +1,7 @@
 // Rows of channels as SIMD vectors, and the slab layout of values on lattice vertices.
 //
-// A value array over M vertices and C channels is cut into slabs of 16 channels and one narrower rest: slab after slab, each [M + 1, W] with
-// a last row of zeros that stands for missing neighbours.  A row of 16 floats is one cache line, and one slab can be blurred while it stays
+// A value array over M vertices and C channels is cut into slabs of 16 channels and one narrower rest: slab after slab, each
+// [M, W].  A row of 16 floats is one cache line, and one slab can be blurred while it stays
 // in cache.  Points hold their channels in one row of `stride` (sum of the widths) elements.
 #pragma once
 #include "cpu/buffer.h"

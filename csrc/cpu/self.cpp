@@ -14,7 +14,19 @@ namespace {
 template <class T>
 class SelfMessage {
  public:
-  explicit SelfMessage(const LatticeView<T>& lattice) : lattice_(lattice), corners_(lattice.dims + 1) {}
+  // links: [d+1, M, 2], vertex one step down and up each axis, or M.
+  SelfMessage(const LatticeView<T>& lattice, const int32_t* links) : lattice_(lattice), links_(links), corners_(lattice.dims + 1) {}
+
+  static void link(const LatticeView<T>& lattice, int axis, int32_t* links) {
+    int32_t* out = links + 2 * lattice.vertices * axis;
+    for (int64_t i = 0; i < 2 * lattice.vertices; ++i) out[i] = int32_t(lattice.vertices);
+    for (int64_t i = lattice.chain_starts[axis]; i < lattice.chain_starts[axis + 1]; ++i) {
+      if (lattice.chains[i] < 0) continue;
+      const int32_t next = lattice.chains[i + 1] < 0 ? ~lattice.chains[i + 1] : lattice.chains[i + 1];
+      out[2 * int64_t(lattice.chains[i]) + 1] = next;
+      out[2 * int64_t(next)] = lattice.chains[i];
+    }
+  }
 
   // Blur coefficients between the corners of one simplex: out[from * corners + to].
   void coefficients(int64_t simplex, T* out) const {
@@ -33,7 +45,7 @@ class SelfMessage {
   }
 
  private:
-  int32_t neighbour(int32_t v, int axis, bool up) const { return lattice_.neighbours[2 * (lattice_.vertices * axis + v) + up]; }
+  int32_t neighbour(int32_t v, int axis, bool up) const { return links_[2 * (lattice_.vertices * axis + v) + up]; }
   int axis_between(int32_t from, int32_t to) const {
     for (int a = 0; a < corners_; ++a) {
       if (neighbour(from, a, true) == to) return a;
@@ -61,6 +73,7 @@ class SelfMessage {
   }
 
   const LatticeView<T>& lattice_;
+  const int32_t* links_;
   int corners_;
 };
 
@@ -70,9 +83,12 @@ template <class T>
 Status lattice_self(const LatticeView<T>& lattice, int threads, T* diagonal) {
   const int corners = lattice.dims + 1;
   Buffer<T> coefficients;
-  if (!coefficients.resize(lattice.simplices * corners * corners)) return Status::kOutOfMemory;
+  Buffer<int32_t> links;
+  if (!coefficients.resize(lattice.simplices * corners * corners) || !links.resize(2 * lattice.vertices * corners)) return Status::kOutOfMemory;
   parallel(threads, [&](Team& team, int thread) {
-    SelfMessage<T> self(lattice);
+    for (int axis = thread; axis < corners; axis += team.size()) SelfMessage<T>::link(lattice, axis, links.data());
+    team.barrier();
+    SelfMessage<T> self(lattice, links.data());
     Range simplices = band(lattice.simplices, team.size(), thread);
     for (int64_t s = simplices.begin; s < simplices.end; ++s) self.coefficients(s, &coefficients[s * corners * corners]);
     team.barrier();

@@ -9,13 +9,13 @@ template <class T>
 struct VertexValues {
   T* data;
   int64_t vertices;
-  T* slab(int column) const { return data + column * (vertices + 1); }
+  T* slab(int column) const { return data + column * vertices; }
 };
 
-// rows[p] (+ in[p]) = in[p] + out_scale[p] * sum_k weight_k * values[vertex_k]
+// out[p] = in[p] + gain * out_scale[p] * sum_k weight_k * values[vertex_k]
 template <class T>
 using SliceFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count, const T* in,
-                         const T* out_scale, T* out, int stride);
+                         T gain, const T* out_scale, T* out, int stride);
 // values[vertex_k] += weight_k * in_scale[p] * rows[p]
 template <class T>
 using SplatFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count, const T* in,
@@ -23,7 +23,7 @@ using SplatFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, 
 
 template <class T, int D, int W, int W2>
 void slice_points(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count, const T* in,
-                  const T* out_scale, T* out, int stride) {
+                  T gain, const T* out_scale, T* out, int stride) {
   const int corners = (D ? D : lattice.dims) + 1;
   const T* a = values.slab(column);
   const T* b = values.slab(column + W);
@@ -36,7 +36,7 @@ void slice_points(const LatticeView<T>& lattice, VertexValues<T> values, int col
       x.add_scaled(w[k], a + int64_t(id[k]) * W);
       y.add_scaled(w[k], b + int64_t(id[k]) * W2);
     }
-    const T scale = out_scale ? out_scale[first + p] : T(1);
+    const T scale = out_scale ? gain * out_scale[first + p] : gain;
     const int64_t at = int64_t(p) * stride + column;
     auto x0 = Row<T, W>::load(in + at);
     auto y0 = Row<T, W2>::load(in + at + W);

@@ -84,27 +84,35 @@ void expect(bool condition, const char* message) {
 }
 void expect_threads(int threads) { expect(threads >= 1 && threads <= kMaxThreads, "threads out of range"); }
 
+// (simplex, weights, simplex_vertices, chains, chain_starts, number of vertices, blur, alpha)
 template <class T>
 struct HeldLattice {
-  Ints simplex, simplex_vertices, neighbours;
+  Ints simplex, simplex_vertices, chains;
+  Array<int64_t> chain_starts;
   Array<T> weights;
   LatticeView<T> view;
 
   explicit HeldLattice(const py::tuple& t)
-      : simplex(t[0].cast<Ints>()), simplex_vertices(t[2].cast<Ints>()), neighbours(t[3].cast<Ints>()), weights(t[1].cast<Array<T>>()) {
-    expect(simplex.ndim() == 1 && weights.ndim() == 2 && simplex_vertices.ndim() == 2 && neighbours.ndim() == 3, "lattice arrays have wrong ranks");
+      : simplex(t[0].cast<Ints>()),
+        simplex_vertices(t[2].cast<Ints>()),
+        chains(t[3].cast<Ints>()),
+        chain_starts(t[4].cast<Array<int64_t>>()),
+        weights(t[1].cast<Array<T>>()) {
+    expect(simplex.ndim() == 1 && weights.ndim() == 2 && simplex_vertices.ndim() == 2, "lattice arrays have wrong ranks");
     view.points = simplex.shape(0);
     view.dims = int(weights.shape(1)) - 1;
     view.simplices = simplex_vertices.shape(0);
-    view.vertices = neighbours.shape(1);
-    expect(weights.shape(0) == view.points && simplex_vertices.shape(1) == view.dims + 1 && neighbours.shape(0) == view.dims + 1 && neighbours.shape(2) == 2,
+    view.vertices = t[5].cast<int64_t>();
+    expect(weights.shape(0) == view.points && simplex_vertices.shape(1) == view.dims + 1 && chain_starts.size() == view.dims + 2 &&
+               chains.size() == chain_starts.at(view.dims + 1),
            "lattice arrays have mismatched shapes");
     view.simplex = simplex.data();
     view.weights = weights.data();
     view.simplex_vertices = simplex_vertices.data();
-    view.neighbours = neighbours.data();
-    view.blur = t[4].cast<T>();
-    view.alpha = t[5].cast<T>();
+    view.chains = chains.data();
+    view.chain_starts = chain_starts.data();
+    view.blur = t[6].cast<T>();
+    view.alpha = t[7].cast<T>();
   }
 };
 
@@ -209,14 +217,16 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
   check(status);
   LatticeSizes sizes = ops<T>().lattice_sizes(owner.tables);
   Ints simplex_vertices({sizes.simplices, corners});
-  Ints neighbours({corners, sizes.vertices, int64_t(2)});
+  Ints chains(sizes.chained);
+  Array<int64_t> chain_starts(corners + 1);
   {
     int32_t* v = simplex_vertices.mutable_data();
-    int32_t* n = neighbours.mutable_data();
+    int32_t* c = chains.mutable_data();
+    int64_t* starts = chain_starts.mutable_data();
     py::gil_scoped_release release;
-    ops<T>().lattice_export(owner.tables, threads, v, n);
+    ops<T>().lattice_export(owner.tables, threads, v, c, starts);
   }
-  return py::make_tuple(simplex, weights, simplex_vertices, neighbours);
+  return py::make_tuple(simplex, weights, simplex_vertices, chains, chain_starts, sizes.vertices);
 }
 
 template <class T>

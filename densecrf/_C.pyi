@@ -1,0 +1,75 @@
+"""The C++ engine (csrc/python/module.cpp).
+
+Arrays must be C-contiguous and of the dtype named here; T is float32 in `f32` and float64 in `f64`. Errors are
+terse: `_native.speaking_of` makes sentences of them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, type_check_only
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+MAX_DIMS: int
+MAX_THREADS: int
+
+def simd() -> str:
+    """SIMD level in use: "baseline", "avx2" or "avx512"."""
+
+class Workspace:
+    """Scratch memory of `mean_field`, kept between calls; not to be used by two calls at a time."""
+
+    def __init__(self) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+
+_Array: TypeAlias = NDArray[Any]  # of T, where nothing else is said
+_Lattice: TypeAlias = tuple[Any, ...]  # see Lattice._native
+_Grid: TypeAlias = tuple[Any, ...]  # see Grid.native
+
+@type_check_only
+class _Ops(Protocol):
+    def make_features(
+        self,
+        size: Sequence[int],  # D, H, W
+        spatial: int,
+        spatial_sigma: Sequence[float],  # of x, y, z
+        image: _Array | None,  # uint8 or T
+        channel_sigma: Sequence[float],
+        threads: int,
+        /,
+    ) -> _Array: ...
+    def lattice_build(
+        self, features: _Array, scale: float, pad_origin: bool, dilate: bool, threads: int, /
+    ) -> tuple[
+        NDArray[np.int32],  # simplex
+        _Array,  # weights
+        NDArray[np.int32],  # simplex_vertices
+        NDArray[np.int32],  # chains
+        NDArray[np.int64],  # chain_starts
+        int,  # number of vertices
+    ]: ...
+    def lattice_self(self, lattice: _Lattice, threads: int, /) -> _Array: ...
+    def filter(self, lattice: _Lattice, values: _Array, transpose: bool, threads: int, /) -> _Array: ...
+    def grid_filter(self, grid: _Grid, values: _Array, threads: int, /) -> _Array: ...
+    def mean_field(
+        self,
+        workspace: Workspace,
+        unary: _Array,  # [L, N]
+        unary_sign: float,
+        initial: _Array | None,
+        kernels: list[Any],  # of (lattice or None, grid or None, norm_in, norm_out, self, weight)
+        compatibility: float | _Array,
+        iterations: int,
+        damping: float,
+        tolerance: float,
+        mask: NDArray[np.uint8] | None,
+        free_energy: bool,
+        threads: int,
+        progress: Callable[[int], object] | None,
+        /,
+    ) -> tuple[_Array, int, NDArray[np.float64] | None]: ...
+
+f32: _Ops
+f64: _Ops
