@@ -1,7 +1,7 @@
 """The C++ engine (csrc/python/module.cpp).
 
-Arrays must be C-contiguous and of the dtype named here; T is float32 in `f32` and float64 in `f64`. Errors are
-terse: `_native.speaking_of` makes sentences of them.
+Arrays must be C-contiguous and of the dtype named here; T is float32 in `f32` and float64 in `f64`. Errors
+are terse: `_native.speaking_of` makes sentences of them.
 """
 
 from collections.abc import Callable, Sequence

@@ -13,8 +13,8 @@ from densecrf import _checks, _native, numerics
 class Lattice:
     """A lattice built once for its points, then used to filter any number of values.
 
-    ``filter(v)`` estimates ``sum_j exp(-|f_i - f_j|^2 / 2) v_j`` for every point i in O(N d) time. The lattice
-    is plain data: read-only arrays that can be pickled, compared and saved.
+    ``filter(v)`` estimates ``sum_j exp(-|f_i - f_j|^2 / 2) v_j`` for every point i in O(N d) time. The
+    lattice is plain data: read-only arrays that can be pickled, compared and saved.
 
     Parameters
     ----------

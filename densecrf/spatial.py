@@ -2,8 +2,8 @@
 
 Pixels are splatted with tent weights onto nodes ``spacing`` apart, filtered there with a short symmetric
 filter and interpolated back with the same tents. The taps are those that bring the whole operator, averaged
-over where a pixel lies between its nodes, nearest to the true Gaussian. ``spacing == 1`` is the direct filter.
-Errors are measured in tests/test_spatial.py and docs/accuracy.md.
+over where a pixel lies between its nodes, nearest to the true Gaussian. ``spacing == 1`` is the direct
+filter. Errors are measured in tests/test_spatial.py and docs/accuracy.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-_REACH = 3.5  # bandwidths that the direct filter reaches to; the Gaussian is 0.002 there
+_REACH = 3.0  # bandwidths that the direct filter reaches to at least; 0.3 % of the mass lies beyond
+_COARSE_REACH = 2.6  # the same on coarser nodes, where the splat and the fitted taps make up for the rest
 _DIRECT_BELOW = 3.0  # bandwidth in pixels from which on nodes are coarser than pixels
 _PHASES = 8  # positions of a pixel between two nodes that the taps are fitted at
 
@@ -101,13 +102,13 @@ def _axis(size: int, sigma: float) -> Axis:
     if sigma < _DIRECT_BELOW:
         offsets = np.arange(min(ceil(_REACH * sigma), size - 1) + 1)
         return Axis(size, 1, np.exp(-0.5 * (offsets / sigma) ** 2))
-    spacing = int(sigma * 2 / 3)
+    spacing = 2 if sigma < 6 else int(sigma / 3)
     return Axis(size, spacing, _fit_taps(spacing, sigma))
 
 
 def _fit_taps(spacing: int, sigma: float) -> Array:
     """Taps with the least squared error of the whole operator against the Gaussian."""
-    radius = ceil(_REACH * sigma / spacing)
+    radius = ceil(_COARSE_REACH * sigma / spacing)
     phases = (np.arange(min(spacing, _PHASES)) + 0.5) / min(spacing, _PHASES)  # of the receiving pixel
     offsets = np.arange(0, (radius + 1) * len(phases)) / len(phases)  # to the sending one, in nodes
     rows = []

@@ -25,6 +25,9 @@ DENSECRF_HD void elevation_scales(int d, double scale, C* out) {
   for (int i = 0; i < d; ++i) out[i] = C(1.0 / std::sqrt(double(i + 2) * (i + 1)) * scale);
 }
 
+// Groups of d+1 vertices beside the corners that vertex_keys adds for the blur to pass through.
+constexpr int kBridges = 1;
+
 // D: dimensions known at compile time, or 0.  C: arithmetic type.
 template <class C, int D, int LANES>
 struct Simplex {
@@ -115,9 +118,9 @@ struct Simplex {
   }
 
   // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along the coordinate of rank d-k.
-  // The d+1 keys after them (where `across`) are the far vertices of the simplices across the facets: the same steps, two swapped.
+  // After them, where `bridges`: the vertices that the same steps pass in another order, two and three of them at a time.
   template <class K>
-  DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, bool across, K* keys) const {
+  DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, bool bridges, K* keys) const {
     const int d = D ? D : dims;
     int axis[kCap];
     K key = 0;
@@ -127,10 +130,11 @@ struct Simplex {
     }
     for (int k = 0; k <= d; ++k) {
       keys[k] = key;
-      if (across) { auto st=[&](int m){ return code.step[axis[(2*d+1 - k - m) % (d+1)]]; };
-        keys[d + 1 + k] = key + st(1);
-        keys[2*(d + 1) + k] = key + st(2);
-        keys[3*(d + 1) + k] = key + st(1)+st(2);
+      const K second = code.step[axis[k < d ? d - k - 1 : d]], third = code.step[axis[k < d - 1 ? d - k - 2 : 2 * d - k - 1]];
+      if (bridges) {
+        keys[(d + 1) + k] = key + second;
+        if (kBridges > 1) keys[2 * (d + 1) + k] = key + third;
+        if (kBridges > 2) keys[3 * (d + 1) + k] = key + second + third;
       }
       key += code.step[axis[d - k]];
     }

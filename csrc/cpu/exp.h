@@ -14,12 +14,15 @@ struct ExpTraits<float> {
   using Int = int32_t;
   static constexpr int kMantissa = 23, kBias = 127, kTerms = 7;
   // ln 2 in two parts: n * kHigh is exact for |n| < 256.
+  static constexpr float kInverseFactorials[] = {1.f, 1.f, 1.f / 2, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
   static constexpr float kRound = 12582912.f, kHigh = 0.693359375f, kLow = -2.12194440e-4f, kLowest = -80.f;
 };
 template <>
 struct ExpTraits<double> {
   using Int = int64_t;
   static constexpr int kMantissa = 52, kBias = 1023, kTerms = 13;
+  static constexpr double kInverseFactorials[] = {1., 1., 1. / 2, 1. / 6, 1. / 24, 1. / 120, 1. / 720, 1. / 5040, 1. / 40320, 1. / 362880,
+                                                  1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
   static constexpr double kRound = 6755399441055744.0, kHigh = 0.693145751953125, kLow = 1.42860682030941723212e-6, kLowest = -700.0;
 };
 
@@ -31,8 +34,8 @@ inline T exp_nonpositive(T x) {
   T clamped = x < E::kLowest ? E::kLowest : x;
   T n = (clamped * T(1.44269504088896340736) + E::kRound) - E::kRound;
   T r = (clamped - n * E::kHigh) - n * E::kLow;
-  T sum = 1;
-  for (int k = E::kTerms; k > 0; --k) sum = sum * (r * (T(1) / T(k))) + T(1);
+  T sum = E::kInverseFactorials[E::kTerms];
+  for (int k = E::kTerms - 1; k >= 0; --k) sum = sum * r + E::kInverseFactorials[k];
   typename E::Int bits = (typename E::Int(n) + E::kBias) << E::kMantissa;
   T power;
   std::memcpy(&power, &bits, sizeof(T));

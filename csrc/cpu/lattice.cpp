@@ -31,7 +31,8 @@ template <class K>
 struct Band {
   HashTable<K> simplices, vertices;
   Buffer<int32_t> simplex_vertices;  // [S, d+1] vertex ids, of this band's table until the merge
-  Buffer<K> vertex_keys;             // [M]
+  Buffer<K> vertex_keys;             // [M] of the vertices that points splat to
+  Buffer<K> bridge_keys;             // of vertices that only the blur passes through, as met; without repeats after sift()
   Buffer<int32_t> to_merged;         // [M] this band's vertex id -> merged id
   int64_t first_simplex = 0;         // global id of this band's first simplex
   Status status = Status::kOk;
@@ -229,9 +230,10 @@ class Builder {
       for (int i = 0; i < kLanes * d_; ++i) padded[i] = 0;
       int32_t simplex;
       T weights[kMaxDims + 1];
-      return insert(padded, 1, &block, out, &simplex, weights);
+      Status status = insert(padded, 1, &block, out, &simplex, weights);
+      if (status != Status::kOk) return status;
     }
-    return Status::kOk;
+    return sift(out) ? Status::kOk : Status::kOutOfMemory;
   }
 
   Status insert(const T* features, int count, Block* block, Band<K>* out, int32_t* simplex, T* weights) {
@@ -255,22 +257,49 @@ class Builder {
   }
 
   bool insert_vertices(const Block& block, int n, Band<K>* out) {
-    const int corners = d_ + 1, count = request_.dilate ? 4 * corners : corners;
-    K keys[4 * ((D ? D : kMaxDims) + 1)];
+    const int corners = d_ + 1, bridges = request_.dilate ? kBridges * corners : 0;
+    K keys[(1 + kBridges) * ((D ? D : kMaxDims) + 1)];
     block.vertex_keys(d_, tables_->code, n, request_.dilate, keys);
-    if (!out->vertices.make_room(count)) return false;
-    for (int k = 0; k < count; ++k) out->vertices.prefetch(keys[k]);
-    int64_t at = out->simplex_vertices.size();
-    if (!out->simplex_vertices.resize(at + corners) || !out->vertex_keys.reserve(out->vertices.size() + count)) return false;
-    for (int k = 0; k < count; ++k) {
-      int64_t before = out->vertices.size();
-      int32_t id = out->vertices.insert(keys[k]);
-      if (out->vertices.size() > before) {
-        out->vertex_keys.resize(before + 1);
-        out->vertex_keys[before] = keys[k];
-      }
-      if (k < corners) out->simplex_vertices[at + k] = id;
+    if (!out->vertices.make_room(corners)) return false;
+    for (int k = 0; k < corners; ++k) out->vertices.prefetch(keys[k]);
+    const int64_t at = out->simplex_vertices.size(), bridge_at = out->bridge_keys.size();
+    if (!out->simplex_vertices.resize(at + corners) || !out->vertex_keys.reserve(out->vertices.size() + corners) ||
+        !out->bridge_keys.resize(bridge_at + bridges)) {
+      return false;
     }
+    for (int k = 0; k < corners; ++k) out->simplex_vertices[at + k] = insert_vertex(keys[k], out);
+    for (int k = 0; k < bridges; ++k) out->bridge_keys[bridge_at + k] = keys[corners + k];
+    return true;
+  }
+  // There must be room in the table and in vertex_keys.
+  static int32_t insert_vertex(K key, Band<K>* out) {
+    const int64_t before = out->vertices.size();
+    const int32_t id = out->vertices.insert(key);
+    if (out->vertices.size() > before) {
+      out->vertex_keys.resize(before + 1);
+      out->vertex_keys[before] = key;
+    }
+    return id;
+  }
+
+  // Leaves each bridge once, and none that is a corner of this band.
+  static bool sift(Band<K>* band) {
+    HashTable<K> seen;
+    Buffer<K>& keys = band->bridge_keys;
+    if (!seen.init(keys.size() / 8)) return false;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < keys.size(); ++i) {
+      if (i + kLanes < keys.size()) {
+        band->vertices.prefetch(keys[i + kLanes]);
+        seen.prefetch(keys[i + kLanes]);
+      }
+      if (band->vertices.find(keys[i]) != HashTable<K>::kNone) continue;
+      if (!seen.make_room(1)) return false;
+      const int64_t before = seen.size();
+      seen.insert(keys[i]);
+      if (seen.size() > before) keys[kept++] = keys[i];
+    }
+    keys.resize(kept);
     return true;
   }
 
@@ -284,24 +313,31 @@ class Builder {
       from.first_simplex = simplices;
       simplices += from.simplices.size();
       if (b == 0) continue;
-      int64_t count = from.vertex_keys.size();
-      if (!all.vertices.make_room(count) || !from.to_merged.resize(count) || !all.vertex_keys.reserve(all.vertices.size() + count)) {
-        return Status::kOutOfMemory;
-      }
+      const int64_t count = from.vertex_keys.size();
+      if (!make_room(count, &all) || !from.to_merged.resize(count)) return Status::kOutOfMemory;
       for (int64_t i = 0; i < count; ++i) {
         if (i + kLanes < count) all.vertices.prefetch(from.vertex_keys[i + kLanes]);
-        int64_t before = all.vertices.size();
-        from.to_merged[i] = all.vertices.insert(from.vertex_keys[i]);
-        if (all.vertices.size() > before) {
-          all.vertex_keys.resize(before + 1);
-          all.vertex_keys[before] = from.vertex_keys[i];
-        }
+        from.to_merged[i] = insert_vertex(from.vertex_keys[i], &all);
       }
       from.vertices.release();
+    }
+    // Bridges come last, so that splat and slice touch a compact part of the values.
+    for (int b = 0; b < tables_->num_bands; ++b) {
+      Buffer<K>& keys = tables_->bands[b].bridge_keys;
+      if (!make_room(keys.size(), &all)) return Status::kOutOfMemory;
+      for (int64_t i = 0; i < keys.size(); ++i) {
+        if (i + kLanes < keys.size()) all.vertices.prefetch(keys[i + kLanes]);
+        insert_vertex(keys[i], &all);
+      }
+      keys.release();
     }
     tables_->simplices = simplices;
     bool fits = simplices < INT32_MAX && all.vertices.size() < INT32_MAX;
     return fits ? Status::kOk : Status::kTooManyVertices;
+  }
+
+  static bool make_room(int64_t count, Band<K>* band) {
+    return band->vertices.make_room(count) && band->vertex_keys.reserve(band->vertices.size() + count);
   }
 
   const LatticeRequest<T>& request_;

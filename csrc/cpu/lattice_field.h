@@ -12,7 +12,7 @@ DENSECRF_BEGIN
 // without neighbours along the axis are not touched at all: on photographs that is a third to two thirds of them.
 template <class T, int W>
 [[gnu::noinline]] void blur_chains(const int32_t* chains, Range range, T blur, T* values) {
-  constexpr int kAhead = 16;
+  constexpr int kAhead = 40;
   for (int64_t i = range.begin; i < range.end;) {
     int32_t id = chains[i];
     T* at = values + int64_t(id) * W;

@@ -198,6 +198,7 @@ class MeanField {
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
         T* rows = scratch(thread, 0);
+        prefetch_scores(i + kChunk, mine.end);
         if (stage == Stage::kFirst) first_q(thread, i, count, rows);
         else if (stage == Stage::kUpdate) update(thread, i, count, round, rows);
         else messages(thread, i, count, round, rows);
@@ -205,6 +206,13 @@ class MeanField {
         else if (!keep_q_) write(i, count, rows);
       }
     }
+  }
+
+  // The scores of the next chunk travel from memory while this one is computed.
+  void prefetch_scores(int64_t first, int64_t end) const {
+    const char* from = reinterpret_cast<const char*>(scores_ + first * stride_);
+    const int64_t bytes = smaller<int64_t>(kChunk, end - first) * stride_ * int64_t(sizeof(T));
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
   }
 
   void expand(int thread, int64_t first) {

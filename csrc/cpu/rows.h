@@ -72,6 +72,12 @@ struct Row {
   void scale(T s) {
     for (int i = 0; i < kVecs; ++i) v[i] *= s;
   }
+  void add(T s) {
+    for (int i = 0; i < kVecs; ++i) v[i] += s;
+  }
+  void take_larger(const Row& x) {
+    for (int i = 0; i < kVecs; ++i) v[i] = v[i] < x.v[i] ? x.v[i] : v[i];
+  }
 };
 template <class T>
 struct Row<T, 0> {

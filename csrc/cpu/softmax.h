@@ -6,50 +6,47 @@
 DENSECRF_BEGIN
 
 template <class T, int W>
-inline T fold_max(const T* p) {
+inline T largest(const Row<T, W>& row) {
   T m[W];
-  for (int i = 0; i < W; ++i) m[i] = p[i];
+  row.store(m);
   for (int half = W / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) m[i] = m[i] < m[i + half] ? m[i + half] : m[i];
   }
   return m[0];
 }
 template <class T, int W>
-inline T fold_sum(const T* p) {
+inline T total(const Row<T, W>& row) {
   T m[W];
-  for (int i = 0; i < W; ++i) m[i] = p[i];
+  row.store(m);
   for (int half = W / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) m[i] += m[i + half];
   }
   return m[0];
 }
 
-// stride is a multiple of STEP.
-template <class T, int STEP>
-void softmax_rows(int count, int stride, T* rows) {
-  for (int p = 0; p < count; ++p) {
-    T* row = rows + int64_t(p) * stride;
-    T most[STEP];
-    for (int i = 0; i < STEP; ++i) most[i] = row[i];
-    for (int c = STEP; c < stride; c += STEP) {
-      for (int i = 0; i < STEP; ++i) most[i] = most[i] < row[c + i] ? row[c + i] : most[i];
-    }
-    const T m = fold_max<T, STEP>(most);
-    for (int c = 0; c < stride; c += STEP) {
-      for (int i = 0; i < STEP; ++i) row[c + i] -= m;
+// stride is a multiple of W.
+template <class T, int W>
+[[gnu::noinline]] void softmax_rows(int count, int stride, T* rows) {
+  const T* end = rows + int64_t(count) * stride;
+  for (T* row = rows; row < end; row += stride) {
+    auto most = Row<T, W>::load(row);
+    for (int c = W; c < stride; c += W) most.take_larger(Row<T, W>::load(row + c));
+    const T down = -largest<T, W>(most);
+    for (int c = 0; c < stride; c += W) {
+      auto x = Row<T, W>::load(row + c);
+      x.add(down);
+      x.store(row + c);
     }
   }
   exp_array(rows, int64_t(count) * stride);
-  for (int p = 0; p < count; ++p) {
-    T* row = rows + int64_t(p) * stride;
-    T sum[STEP];
-    for (int i = 0; i < STEP; ++i) sum[i] = row[i];
-    for (int c = STEP; c < stride; c += STEP) {
-      for (int i = 0; i < STEP; ++i) sum[i] += row[c + i];
-    }
-    const T inverse = T(1) / fold_sum<T, STEP>(sum);
-    for (int c = 0; c < stride; c += STEP) {
-      for (int i = 0; i < STEP; ++i) row[c + i] *= inverse;
+  for (T* row = rows; row < end; row += stride) {
+    auto sum = Row<T, W>::load(row);
+    for (int c = W; c < stride; c += W) sum.add_scaled(T(1), row + c);
+    const T inverse = T(1) / total<T, W>(sum);
+    for (int c = 0; c < stride; c += W) {
+      auto x = Row<T, W>::load(row + c);
+      x.scale(inverse);
+      x.store(row + c);
     }
   }
 }
