@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from densecrf.kernels import Kernel
 
 Array = NDArray[Any]
 SOURCES = ("logits", "probs", "unary", "labels")
+_SUM_TOLERANCE = 0.05  # what probabilities rounded to float16 or 8 bits keep to
 
 
 def first(*sources: Any) -> Any:
@@ -26,18 +27,31 @@ def first(*sources: Any) -> Any:
 
 def spatial_shape(image: Any, given: Any, is_labels: bool) -> tuple[int, ...] | None:
     """Spatial shape of a run: the image's, whose rank the scores tell; the scores' own without an image."""
-    shape = np.shape(given)
+    names = "labels" if is_labels else "logits, probs, unary"
+    shape = _shape(names, given)
     rank = len(shape) - (0 if is_labels else 1)
     if image is None:
-        return tuple(shape[-rank:]) if rank in (1, 2, 3) else None
-    pixels = np.shape(image)
+        if rank not in (1, 2, 3):
+            rule = "[N], [H, W] or [D, H, W]" if is_labels else "[L, N], [L, H, W] or [L, D, H, W]"
+            raise ValueError(f"{names}: must have shape {rule}, got shape {shape}")
+        return tuple(shape[-rank:])
+    pixels = _shape("image", image)
     return tuple(pixels[:rank]) if rank in (1, 2, 3) and len(pixels) in (rank, rank + 1) else None
 
 
+def _shape(name: str, value: Any) -> tuple[int, ...]:
+    try:
+        return np.shape(value)
+    except ValueError:
+        raise ValueError(f"{name}: must be a rectangular array, got sequences of different lengths") from None
+
+
 def image_and_shape(
-    image: Any, shape: Sequence[int] | None, dtype: np.dtype[Any]
+    image: Any, shape: Sequence[int] | None, dtype: np.dtype[Any], given_mask: Any = None
 ) -> tuple[Array | None, tuple[int, ...]]:
-    """Image ``[*spatial, C]``, uint8 or `dtype`, and the spatial shape."""
+    """Image ``[*spatial, C]``, uint8 or `dtype`, and the spatial shape. Pixels without a part may be NaN."""
+    if shape is not None and _checks.rank("shape", shape) != 1:
+        raise TypeError(f"shape: must be (N,), (H, W) or (D, H, W), got {shape!r}")
     wanted = None if shape is None else tuple(_checks.integer("shape", n, 1) for n in shape)
     if wanted is not None and len(wanted) not in (1, 2, 3):
         raise ValueError(f"shape: must be (N,), (H, W) or (D, H, W), got {wanted}")
@@ -55,14 +69,22 @@ def image_and_shape(
     pixels = found.reshape(*wanted, -1)
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels), wanted
-    _checks.finite("image", pixels)
-    with np.errstate(over="ignore"):
-        return _checks.finite("image", _checks.native(pixels, dtype)), wanted
+    taking_part = mask(given_mask, wanted)
+    if taking_part is not None:
+        silent = np.logical_not(taking_part).reshape(wanted)
+        pixels = np.where(
+            silent[..., None], pixels.reshape(-1, pixels.shape[-1])[taking_part.argmax()], pixels
+        )
+    return _checks.finite("image", _checks.native(pixels, dtype)), wanted
 
 
 def kernels(given: Sequence[Kernel]) -> tuple[Kernel, ...]:
     """Kernels as a tuple."""
-    found = (given,) if isinstance(given, Kernel) else tuple(given)
+    if isinstance(given, Kernel):
+        return (given,)
+    if not isinstance(given, Iterable):
+        raise TypeError(f"kernels: must be a list of Gaussian, Bilateral and Custom, got {given!r}")
+    found = tuple(given)
     for kernel in found:
         if not isinstance(kernel, Kernel):
             raise TypeError(f"kernels: must be Gaussian, Bilateral or Custom, got {kernel!r}")
@@ -82,6 +104,7 @@ def mask(given: Any, shape: tuple[int, ...]) -> Array | None:
     """Mask as bool ``[N]``; None where everything takes part."""
     if given is None:
         return None
+    _shape("mask", given)
     found = np.asarray(given)
     if found.dtype.kind not in "biu" or (found.dtype.kind != "b" and not np.isin(found, (0, 1)).all()):
         raise TypeError(f"mask: must be boolean, got {found.dtype.name}")
@@ -97,7 +120,7 @@ def spacing(given: Any, axes: int) -> tuple[float, ...]:
     """Size of a pixel along each axis."""
     if given is None:
         return (1.0,) * axes
-    return _checks.per_axis("spacing", _checks.bandwidths("spacing", given), axes, "axes")
+    return _checks.per_axis("spacing", _checks.bandwidths("spacing", given, "steps"), axes, "axes")
 
 
 def tolerance(tol: Any) -> float:
@@ -126,6 +149,11 @@ def initial(given: Any, labels: int, shape: tuple[int, ...], dtype: np.dtype[Any
     _checks.finite("initial", found)
     if found.min() < 0:
         raise ValueError(f"initial: must be probabilities, got {found.min():g}")
+    sums = found.sum(axis=0, dtype=np.float64)
+    if np.abs(sums - 1).max() > _SUM_TOLERANCE:
+        raise ValueError(
+            f"initial: must sum to 1 over axis 0, got sums from {sums.min():g} to {sums.max():g}"
+        )
     return _checks.native(found.reshape(labels, -1), dtype)
 
 
@@ -143,24 +171,54 @@ def scores(
     """Scores ``[L, N]`` of `dtype`, and the sign that makes them logits."""
     given = first(logits, probs, energies, labels)
     if labels is not None:
-        _expect_shape("labels", np.shape(given), shape, leading=False)
-        made = unary.from_labels(given, num_labels, confidence, dtype=dtype)
+        _expect_shape("labels", _shape("labels", given), shape, leading=False)
+        known = given if mask is None else _known_labels(given, mask, num_labels)
+        made = unary.from_labels(known, num_labels, confidence, dtype=dtype)
         return made.reshape(made.shape[0], -1), -1.0
     name = "logits" if logits is not None else "probs" if probs is not None else "unary"
     found = _checks.array(name, given)
     if found.ndim != len(shape) + 1 and found.ndim != 2:
-        raise ValueError(f"{name}: must have shape [L, {', '.join(map(str, shape))}], got shape {found.shape}")
+        raise ValueError(
+            f"{name}: must have shape [L, {', '.join(map(str, shape))}], got shape {found.shape}"
+        )
     if logits is not None and found.ndim == len(shape) + 1 and found.shape[1:] != shape:
-        found = upsample(found, shape)
+        found = upsample(found, shape, dtype)
     if found.shape[1:] != (int(np.prod(shape)),):
         _expect_shape(name, found.shape, shape, leading=True)
     flat = found.reshape(found.shape[0], -1)
-    if mask is not None:  # whatever stands at pixels that take no part, NaN included
-        flat = np.where(mask | np.isfinite(flat), flat, 1.0 / flat.shape[0] if probs is not None else 0.0)
     if probs is not None:
-        flat = unary.from_probs(flat, dtype=dtype)
-    with np.errstate(over="ignore"):
-        return _checks.native(flat, dtype), 1.0 if logits is not None else -1.0
+        if mask is not None:
+            flat = _without_void(flat, mask, _are_probabilities(flat), 1.0 / flat.shape[0])
+        return _checks.native(unary.from_probs(flat, dtype=dtype), dtype), -1.0
+    flat = _checks.native(flat, dtype)
+    if mask is not None:
+        flat = _without_void(flat, mask, np.isfinite(flat).all(axis=0), 0.0)
+    return flat, 1.0 if logits is not None else -1.0
+
+
+def _without_void(scores: Array, mask: Array, good: Array, equal: float) -> Array:
+    """Scores ``[L, N]`` where pixels that take no part and have no `good` scores get equal ones."""
+    void = ~(mask | good)
+    return np.where(void, equal, scores) if void.any() else scores
+
+
+def _are_probabilities(values: Array) -> Array:
+    """Whether each pixel's values ``[L, N]`` are in [0, 1] and sum to 1."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = values.sum(axis=0, dtype=np.float64)
+        in_range = ((values >= 0) & (values <= 1)).all(axis=0)
+        return in_range & (np.abs(sums - 1) <= _SUM_TOLERANCE)
+
+
+def _known_labels(given: Any, mask: Array, num_labels: Any) -> Any:
+    """Labels with -1, unknown, where a pixel takes no part and its label is none (255 for void, say)."""
+    found = np.asarray(given)
+    if found.dtype.kind not in "iu" or found.size == 0:
+        return given
+    part = found.reshape(-1)[mask]
+    count = num_labels if isinstance(num_labels, (int, np.integer)) else int(part.max()) + 1
+    void = ~mask.reshape(found.shape) & ((found < 0) | (found >= count))
+    return np.where(void, -1, found.astype(np.int64)) if void.any() else given
 
 
 def _expect_shape(name: str, got: tuple[int, ...], shape: tuple[int, ...], leading: bool) -> None:
@@ -171,7 +229,7 @@ def _expect_shape(name: str, got: tuple[int, ...], shape: tuple[int, ...], leadi
     raise ValueError(f"{name}: {rule}, got shape {got}")
 
 
-def upsample(logits: Array, shape: tuple[int, ...]) -> Array:
+def upsample(logits: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Logits ``[L, h, w]`` enlarged to ``[L, H, W]``, bilinearly with half-pixel centres."""
     small = logits.shape[1:]
     rule = "must have the image's size, or a smaller one to be upsampled from"
@@ -179,9 +237,20 @@ def upsample(logits: Array, shape: tuple[int, ...]) -> Array:
         raise ValueError(f"logits: {rule}, got {small} for an image of {shape}")
     if len(shape) != 2:
         raise ValueError(f"logits: {rule} (images only, not lines and volumes), got {small} for {shape}")
-    from PIL import Image
+    values = _checks.finite("logits", _checks.native(logits, dtype))
+    return _stretch(_stretch(values, shape[1], 2), shape[0], 1)
 
-    _checks.finite("logits", logits)
-    size = (shape[1], shape[0])
-    planes = [Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32)) for plane in logits]
-    return np.stack([np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) for plane in planes])
+
+def _stretch(values: Array, size: int, axis: int) -> Array:
+    """Linear interpolation along one axis; beyond the outermost centres the values stay."""
+    count = values.shape[axis]
+    if count == size:
+        return values
+    centres = np.clip((np.arange(size) + 0.5) * (count / size) - 0.5, 0, count - 1)
+    low = centres.astype(np.intp)
+    rest = (
+        (centres - low).astype(values.dtype)[:, None] if axis == 1 else (centres - low).astype(values.dtype)
+    )
+    out: Array = np.take(values, low, axis) * (1 - rest)
+    out += np.take(values, np.minimum(low + 1, count - 1), axis) * rest
+    return out

@@ -43,7 +43,7 @@ bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* 
       }
     }
     team.barrier();
-    space.field.filter(team, thread, T(1));
+    space.field.filter(team, thread);
     team.barrier();
     T* zeros = rows + kChunk * stride;
     for (int i = 0; i < kChunk * stride; ++i) zeros[i] = 0;
@@ -51,7 +51,7 @@ bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* 
       const T* expanded = space.field.expand(thread, row);
       for (int64_t x = 0; x < width; x += kChunk) {
         int count = int(smaller<int64_t>(kChunk, width - x));
-        space.field.slice(expanded, row * width, x, count, zeros, static_cast<const T*>(nullptr), rows);
+        space.field.slice(expanded, row * width, x, count, T(1), zeros, static_cast<const T*>(nullptr), rows);
         store_points(rows, stride, points, channels, row * width + x, count, out);
       }
     }

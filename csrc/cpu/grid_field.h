@@ -36,9 +36,9 @@ template <class T>
   }
 }
 
-// dst[i] = scale * sum_k taps[|k|] * src[i + k * step], k = -radius ... radius.  src is readable radius * step beyond both ends.
+// dst[i] = sum_k taps[|k|] * src[i + k * step], k = -radius ... radius.  src is readable radius * step beyond both ends.
 template <class T>
-[[gnu::noinline]] inline void symmetric_filter(int64_t length, int radius, const T* taps, T scale, const T* src, int64_t step, T* dst) {
+[[gnu::noinline]] inline void symmetric_filter(int64_t length, int radius, const T* taps, const T* src, int64_t step, T* dst) {
   constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
   int64_t i = 0;
   for (; i + kBlock <= length; i += kBlock) {
@@ -49,13 +49,12 @@ template <class T>
       pair.add_scaled(T(1), src + i + k * step);
       sum.add_scaled(taps[k], pair);
     }
-    sum.scale(scale);
     sum.store(dst + i);
   }
   for (; i < length; ++i) {
     T sum = taps[0] * src[i];
     for (int k = 1; k <= radius; ++k) sum += taps[k] * (src[i - k * step] + src[i + k * step]);
-    dst[i] = scale * sum;
+    dst[i] = sum;
   }
 }
 
@@ -108,6 +107,7 @@ class GridField {
     rows_ = arena->template take<T>(grid_.size[0] * grid_.size[1] * row_values_);
     planes_ = volume() ? arena->template take<T>(grid_.size[0] * y_.nodes * row_values_) : nullptr;
     nodes_ = arena->template take<T>(z_.nodes * y_.nodes * row_values_);
+    fractions_ = arena->template take<T>(grid_.spacing[2]);
     for (int t = 0; t < threads; ++t) {
       padded_[t] = arena->template take<T>(row_values_ + 2 * margin());
       expanded_[t] = arena->template take<T>(row_values_);
@@ -116,12 +116,13 @@ class GridField {
   void start(int thread) {
     std::memset(static_cast<void*>(padded_[thread]), 0, size_t(row_values_ + 2 * margin()) * sizeof(T));
     if (thread > 0) return;
+    for (int i = 0; i < grid_.spacing[2]; ++i) fractions_[i] = NodeAt<T>(i, grid_.spacing[2]).fraction;
     y_.fill(grid_.size[1], grid_.spacing[1], grid_.radius[1], grid_.taps[1]);
     z_.fill(grid_.size[0], grid_.spacing[0], grid_.radius[0], grid_.taps[0]);
   }
 
   // Filters what was splatted.  Between barriers on either side.
-  void filter(Team& team, int thread, T scale) {
+  void filter(Team& team, int thread) {
     T* planes = volume() ? planes_ : nodes_;
     Range mine = band(grid_.size[0] * y_.nodes, team.size(), thread);
     for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -129,7 +130,7 @@ class GridField {
       T* padded = padded_[thread] + margin();
       weighted_sum(row_values_, y_.count[c], y_.weights + c * y_.most, rows_ + (z * grid_.size[1] + y_.first[c]) * row_values_, row_values_,
                    padded);
-      symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], scale, padded, int64_t(plan_.stride()), planes + i * row_values_);
+      symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], padded, int64_t(plan_.stride()), planes + i * row_values_);
     }
     if (!volume()) return;
     team.barrier();
@@ -160,18 +161,17 @@ class GridField {
     return out;
   }
 
-  // out = in + out_scale * (expanded row interpolated along x), for pixels x ... x + count - 1 of a row whose first point is `row_first`.
-  void slice(const T* expanded, int64_t row_first, int64_t x, int count, const T* in, const T* out_scale, T* out) const {
+  // out = in + gain * out_scale * (expanded row interpolated along x), for pixels x ... x + count - 1 of a row whose first point is `row_first`.
+  void slice(const T* expanded, int64_t row_first, int64_t x, int count, T gain, const T* in, const T* out_scale, T* out) const {
     for (int i = 0; i < plan_.pairs(); ++i) {
       SlabPair pair = plan_.pair(i);
       for_widths(pair, [&](auto w, auto w2) {
-        slice_pixels<decltype(w)::value, decltype(w2)::value>(pair.column, expanded, row_first, x, count, in, out_scale, out);
+        slice_pixels<decltype(w)::value, decltype(w2)::value>(pair.column, expanded, row_first, x, count, gain, in, out_scale, out);
       });
     }
   }
   void splat(int64_t row, int64_t row_first, int64_t x, int count, const T* in, const T* in_scale) {
     T* nodes = rows_ + row * row_values_;
-    if (x == 0 && grid_.spacing[2] > 1) std::memset(static_cast<void*>(nodes), 0, size_t(row_values_) * sizeof(T));
     for (int i = 0; i < plan_.pairs(); ++i) {
       SlabPair pair = plan_.pair(i);
       for_widths(pair, [&](auto w, auto w2) {
@@ -197,71 +197,89 @@ class GridField {
     return f(Int<1>(), Int<0>());
   }
 
+  // Rows of a pair of slabs, in registers.
   template <int W, int W2>
-  void slice_pixels(int column, const T* expanded, int64_t row_first, int64_t x, int count, const T* in, const T* out_scale, T* out) const {
+  struct Pair {
+    Row<T, W> u;
+    Row<T, W2> v;
+    static Pair load(const T* p) { return {Row<T, W>::load(p), Row<T, W2>::load(p + W)}; }
+    static Pair zero() { return {Row<T, W>::zero(), Row<T, W2>::zero()}; }
+    void store(T* p) const {
+      u.store(p);
+      v.store(p + W);
+    }
+    void add_scaled(T s, const Pair& x) {
+      u.add_scaled(s, x.u);
+      v.add_scaled(s, x.v);
+    }
+  };
+
+  template <int W, int W2>
+  void slice_pixels(int column, const T* expanded, int64_t row_first, int64_t x, int count, T gain, const T* in, const T* out_scale, T* out) const {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
-    int64_t node = x / spacing;
-    int phase = int(x % spacing);
-    const T unit = T(1) / T(spacing);
-    for (int p = 0; p < count; ++p) {
-      const T scale = out_scale ? out_scale[row_first + x + p] : T(1);
-      const T* a = expanded + node * stride + column;
-      auto u = Row<T, W>::load(in + int64_t(p) * stride + column);
-      auto v = Row<T, W2>::load(in + int64_t(p) * stride + column + W);
-      if (spacing == 1) {
-        u.add_scaled(scale, a);
-        v.add_scaled(scale, a + W);
-      } else {
-        const T f = (T(phase) + T(0.5)) * unit;
-        u.add_scaled(scale * (1 - f), a);
-        v.add_scaled(scale * (1 - f), a + W);
-        u.add_scaled(scale * f, a + stride);
-        v.add_scaled(scale * f, a + stride + W);
+    const T* scales = out_scale ? out_scale + row_first + x : nullptr;
+    const T* node = expanded + x / spacing * stride + column;
+    in += column;
+    out += column;
+    if (spacing == 1) {
+      for (int p = 0; p < count; ++p, node += stride, in += stride, out += stride) {
+        auto sum = Pair<W, W2>::load(in);
+        sum.add_scaled(scales ? gain * scales[p] : gain, Pair<W, W2>::load(node));
+        sum.store(out);
       }
-      u.store(out + int64_t(p) * stride + column);
-      v.store(out + int64_t(p) * stride + column + W);
-      if (++phase == spacing) {
+      return;
+    }
+    auto below = Pair<W, W2>::load(node), above = Pair<W, W2>::load(node + stride);
+    int phase = int(x % spacing);
+    for (int p = 0; p < count; ++p, in += stride, out += stride) {
+      const T scale = scales ? gain * scales[p] : gain, f = fractions_[phase];
+      auto sum = Pair<W, W2>::load(in);
+      sum.add_scaled(scale - scale * f, below);
+      sum.add_scaled(scale * f, above);
+      sum.store(out);
+      if (++phase == spacing && p + 1 < count) {
         phase = 0;
-        ++node;
+        node += stride;
+        below = above;
+        above = Pair<W, W2>::load(node + stride);
       }
     }
   }
 
+  // Every node is written once, when the last pixel that reaches it has been seen; chunks of a row come in order.
   template <int W, int W2>
   void splat_pixels(int column, T* nodes, int64_t row_first, int64_t x, int count, const T* in, const T* in_scale) {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
-    int64_t node = x / spacing;
-    int phase = int(x % spacing);
-    const T unit = T(1) / T(spacing);
-    for (int p = 0; p < count; ++p) {
-      auto u = Row<T, W>::load(in + int64_t(p) * stride + column);
-      auto v = Row<T, W2>::load(in + int64_t(p) * stride + column + W);
-      const T scale = in_scale ? in_scale[row_first + x + p] : T(1);
-      T* a = nodes + node * stride + column;
-      if (spacing == 1) {
-        u.scale(scale);
-        v.scale(scale);
-        u.store(a);
-        v.store(a + W);
-      } else {
-        const T f = (T(phase) + T(0.5)) * unit;
-        add(a, scale * (1 - f), u, v);
-        add(a + stride, scale * f, u, v);
+    const T* scales = in_scale ? in_scale + row_first + x : nullptr;
+    T* node = nodes + x / spacing * stride + column;
+    in += column;
+    if (spacing == 1) {
+      for (int p = 0; p < count; ++p, node += stride, in += stride) {
+        auto value = Pair<W, W2>::zero();
+        value.add_scaled(scales ? scales[p] : T(1), Pair<W, W2>::load(in));
+        value.store(node);
       }
+      return;
+    }
+    const bool begins = x == 0;
+    auto below = begins ? Pair<W, W2>::zero() : Pair<W, W2>::load(node);
+    auto above = begins || x % spacing == 0 ? Pair<W, W2>::zero() : Pair<W, W2>::load(node + stride);
+    int phase = int(x % spacing);
+    for (int p = 0; p < count; ++p, in += stride) {
+      const T scale = scales ? scales[p] : T(1), f = fractions_[phase];
+      const auto value = Pair<W, W2>::load(in);
+      below.add_scaled(scale - scale * f, value);
+      above.add_scaled(scale * f, value);
       if (++phase == spacing) {
         phase = 0;
-        ++node;
+        below.store(node);
+        node += stride;
+        below = above;
+        above = Pair<W, W2>::zero();
       }
     }
-  }
-  template <int W, int W2>
-  static void add(T* at, T s, const Row<T, W>& u, const Row<T, W2>& v) {
-    auto x = Row<T, W>::load(at);
-    auto y = Row<T, W2>::load(at + W);
-    x.add_scaled(s, u);
-    y.add_scaled(s, v);
-    x.store(at);
-    y.store(at + W);
+    below.store(node);
+    if (phase > 0) above.store(node + stride);
   }
 
   bool volume() const { return grid_.size[0] > 1; }
@@ -271,6 +289,7 @@ class GridField {
   SlabPlan plan_;
   int64_t row_values_ = 0;  // values on the nodes of one row
   Band1D<T> y_, z_;
+  T* fractions_ = nullptr;  // [spacing x] of the pixels between two nodes
   T* rows_ = nullptr;    // [D * H, nodes x] splatted along x
   T* planes_ = nullptr;  // [D, nodes y, nodes x] filtered along y and x (volumes)
   T* nodes_ = nullptr;   // [nodes z, nodes y, nodes x] filtered

@@ -176,7 +176,7 @@ class MeanField {
   void filter(Team& team, int thread, int k, int round) {
     const KernelView<T>& view = kernels_[k].view;
     if (view.lattice) kernels_[k].lattice.blur(team, thread, round, false);
-    else kernels_[k].grid.filter(team, thread, gain(k));
+    else kernels_[k].grid.filter(team, thread);
   }
   // The scalar weight, and the compatibility when the messages go straight into the scores.
   T gain(int k) const {
@@ -198,7 +198,6 @@ class MeanField {
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
         T* rows = scratch(thread, 0);
-        prefetch_scores(i + kChunk, mine.end);
         if (stage == Stage::kFirst) first_q(thread, i, count, rows);
         else if (stage == Stage::kUpdate) update(thread, i, count, round, rows);
         else messages(thread, i, count, round, rows);
@@ -206,13 +205,6 @@ class MeanField {
         else if (!keep_q_) write(i, count, rows);
       }
     }
-  }
-
-  // The scores of the next chunk travel from memory while this one is computed.
-  void prefetch_scores(int64_t first, int64_t end) const {
-    const char* from = reinterpret_cast<const char*>(scores_ + first * stride_);
-    const int64_t bytes = smaller<int64_t>(kChunk, end - first) * stride_ * int64_t(sizeof(T));
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
   }
 
   void expand(int thread, int64_t first) {
@@ -312,7 +304,7 @@ class MeanField {
       kernel.lattice.slice(kernel.lattice.blurred(round), first, count, in, gain(k) * kernel.view.lattice->alpha, kernel.view.norm_out, out);
     } else {
       const int64_t x = first % row_points_;
-      kernel.grid.slice(kernel.expanded[thread], first - x, x, count, in, kernel.view.norm_out, out);
+      kernel.grid.slice(kernel.expanded[thread], first - x, x, count, gain(k), in, kernel.view.norm_out, out);
     }
   }
   void splat(int thread, int64_t first, int count, int round, const T* rows) {
