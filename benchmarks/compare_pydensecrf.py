@@ -71,7 +71,9 @@ def photographs(width: int, height: int) -> list[tuple[str, Array]]:
             image = file.convert("RGB")
         scale = max(width / image.width, height / image.height)
         if scale > 1:
-            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+            image = image.resize(
+                (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
+            )
         pixels = np.array(image)[:height, :width].copy()  # pydensecrf wants it contiguous and writable
         found.append((path.stem, pixels))
     return found
@@ -156,7 +158,11 @@ def print_peak(engine: str, setting: str, case: Case) -> None:
     now = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     del ballast
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
-    result = theirs(image, unary, setting, case) if engine == "pydensecrf" else ours(image, unary, setting, case, 2)
+    result = (
+        theirs(image, unary, setting, case)
+        if engine == "pydensecrf"
+        else ours(image, unary, setting, case, 2)
+    )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert result.shape == unary.shape and peak > before >= now
     print((peak - resident) / 1024)
@@ -177,13 +183,17 @@ def row(case: Case, setting: str, rounds: int) -> dict[str, Any]:
         seconds = time_case(case, setting, rounds, image)
         middle = {engine: median(values) for engine, values in seconds.items()}
         ratios = {engine: middle["pydensecrf"] / middle[engine] for engine in ("1 thread", "2 threads")}
-        lines.append({"photo": name, "M/N": lattice_ratio(case, setting, image), "seconds": seconds, "ratio": ratios})
+        lines.append(
+            {"photo": name, "M/N": lattice_ratio(case, setting, image), "seconds": seconds, "ratio": ratios}
+        )
     summary = {
         "case": case._asdict(),
         "setting": setting,
         "photos": lines,
         "M/N": median(line["M/N"] for line in lines),
-        "ratio": {engine: median(line["ratio"][engine] for line in lines) for engine in ("1 thread", "2 threads")},
+        "ratio": {
+            engine: median(line["ratio"][engine] for line in lines) for engine in ("1 thread", "2 threads")
+        },
         "ms": {
             engine: 1000 * median(median(line["seconds"][engine]) for line in lines)
             for engine in ("pydensecrf", "1 thread", "2 threads")
@@ -203,7 +213,9 @@ def row(case: Case, setting: str, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", choices=["main", "all"], default="main")
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--rounds", type=int, default=7)
@@ -221,8 +233,14 @@ def main() -> None:
         peaks[setting] = {engine: memory(engine, setting, MAIN[0]) for engine in ("pydensecrf", "densecrf")}
         print(f"peak extra memory, 500x375 L=21, {setting}: {peaks[setting]} MB", flush=True)
     if options.output:
-        stamp = {"machine": platform.processor() or platform.machine(), **_native.info(), "version": densecrf.__version__}
-        options.output.write_text(json.dumps({"environment": stamp, "rows": rows, "peak_MB": peaks}, indent=1) + "\n")
+        stamp = {
+            "machine": platform.processor() or platform.machine(),
+            **_native.info(),
+            "version": densecrf.__version__,
+        }
+        options.output.write_text(
+            json.dumps({"environment": stamp, "rows": rows, "peak_MB": peaks}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

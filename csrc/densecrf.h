@@ -1,15 +1,16 @@
 // The C++ contract of the engine: plain pointers, sizes and parameter structs, no framework.
 //
-// Every function comes in float and double, in one table of function pointers per SIMD level (Backend); backend() picks the best level
-// that the processor has.  Strides and offsets are in elements.  Workspaces belong to the caller: ask for the size, allocate, run.
-// Nothing throws; a Status says what went wrong and the caller makes a sentence of it.
+// Every function comes in float and double, in one table of function pointers per SIMD level (Backend);
+// backend() picks the best level that the processor has.  Strides and offsets are in elements.  Workspaces
+// belong to the caller: ask for the size, allocate, run. Nothing throws; a Status says what went wrong and
+// the caller makes a sentence of it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace densecrf {
 
-constexpr int kMaxDims = 64;     // feature dimensions of a lattice
+constexpr int kMaxDims = 64;  // feature dimensions of a lattice
 constexpr int kMaxThreads = 256;
 
 enum class Status : int {
@@ -21,7 +22,8 @@ enum class Status : int {
   kInterrupted,      // the caller's checkpoint asked to stop
 };
 
-// ---- lattice ---------------------------------------------------------------------------------------------------------------------
+// ---- lattice
+// ---------------------------------------------------------------------------------------------------------------------
 
 // A built permutohedral lattice (Adams et al. 2010) as plain arrays.
 template <class T>
@@ -33,10 +35,11 @@ struct LatticeView {
   const int32_t* simplex;           // [N]          simplex of each point
   const T* weights;                 // [N, d+1]     barycentric weights, by vertex remainder
   const int32_t* simplex_vertices;  // [S, d+1]     vertex ids
-  const int32_t* chains;           // vertices that have neighbours along an axis, in runs of neighbours; the last of a run as ~id
-  const int64_t* chain_starts;     // [d+2]        where each axis begins in `chains`, and their total
-  T blur;                           // outer weight w of the blur [w, 1, w]
-  T alpha;                          // output scale, so that filter() estimates the unnormalised Gaussian sum
+  const int32_t*
+      chains;  // vertices that have neighbours along an axis, in runs of neighbours; the last of a run as ~id
+  const int64_t* chain_starts;  // [d+2]        where each axis begins in `chains`, and their total
+  T blur;                       // outer weight w of the blur [w, 1, w]
+  T alpha;                      // output scale, so that filter() estimates the unnormalised Gaussian sum
 };
 
 template <class T>
@@ -44,11 +47,12 @@ struct LatticeRequest {
   const T* features;  // [N, d] already divided by their bandwidths
   int64_t points;
   int dims;
-  double scale;       // elevated coordinates = scale * (orthonormal embedding of the features)
-  bool pad_origin;    // also insert the simplex of the zero feature (what pydensecrf's padding to a multiple of four does)
-  bool dilate;        // also insert the far vertices of the simplices across each facet
+  double scale;     // elevated coordinates = scale * (orthonormal embedding of the features)
+  bool pad_origin;  // also insert the simplex of the zero feature (what pydensecrf's padding to a multiple of
+                    // four does)
+  bool bridges;     // also insert bridges: vertices that the blur passes through on its way between corners
   int threads;
-  int32_t* simplex;   // outputs [N] and [N, d+1]
+  int32_t* simplex;  // outputs [N] and [N, d+1]
   T* weights;
 };
 
@@ -57,21 +61,24 @@ struct LatticeSizes {
   int64_t simplices, vertices, chained;  // chained: length of LatticeView::chains
 };
 
-// ---- spatial Gaussian on a regular grid ----------------------------------------------------------------------------------------------
+// ---- spatial Gaussian on a regular grid
+// ----------------------------------------------------------------------------------------------
 
 constexpr int kGridAxes = 3;
 
-// Pixels are splatted with tent weights onto nodes `spacing` apart, filtered with symmetric taps, and interpolated back:
-// an operator that is separable and equal to its transpose.  spacing 1 is the direct separable filter.
+// Pixels are splatted with tent weights onto nodes `spacing` apart, filtered with symmetric taps, and
+// interpolated back: an operator that is separable and equal to its transpose.  spacing 1 is the direct
+// separable filter.
 template <class T>
 struct GridView {
-  int64_t size[kGridAxes];      // D, H, W (leading axes are 1 for images and lines)
-  int spacing[kGridAxes];       // pixels between nodes
-  int radius[kGridAxes];        // taps run over offsets -radius ... radius
-  const T* taps[kGridAxes];     // [radius + 1], centre first
+  int64_t size[kGridAxes];   // D, H, W (leading axes are 1 for images and lines)
+  int spacing[kGridAxes];    // pixels between nodes
+  int radius[kGridAxes];     // taps run over offsets -radius ... radius
+  const T* taps[kGridAxes];  // [radius + 1], centre first
 };
 
-// ---- mean field ------------------------------------------------------------------------------------------------------------------------
+// ---- mean field
+// ------------------------------------------------------------------------------------------------------------------------
 
 enum class Weight : int { kScalar, kVector, kMatrix };
 
@@ -79,52 +86,56 @@ template <class T>
 struct KernelView {
   const LatticeView<T>* lattice;  // exactly one of lattice and grid is set
   const GridView<T>* grid;
-  const T* norm_in;               // [N] factor on Q before the filter, or null
-  const T* norm_out;              // [N] factor on the filtered values, or null
-  const T* self;                  // [N] diagonal of the normalised filter, subtracted from the message, or null
+  const T* norm_in;   // [N] factor on Q before the filter, or null
+  const T* norm_out;  // [N] factor on the filtered values, or null
+  const T* self;      // [N] diagonal of the normalised filter, subtracted from the message, or null
   Weight weight_kind;
-  T weight;                       // kScalar
-  const T* weights;               // [L] kVector, [L, L] kMatrix
+  T weight;          // kScalar
+  const T* weights;  // [L] kVector, [L, L] kMatrix
 };
 
 template <class T>
 struct MeanFieldRequest {
-  int64_t points;            // N
-  int labels;                // L
-  const T* unary;            // [L, N]
-  T unary_sign;              // logits = unary_sign * unary: +1 for logits, -1 for energies
-  const T* initial;          // [L, N] Q to continue from, or null
+  int64_t points;    // N
+  int labels;        // L
+  const T* unary;    // [L, N]
+  T unary_sign;      // logits = unary_sign * unary: +1 for logits, -1 for energies
+  const T* initial;  // [L, N] Q to continue from, or null
   const KernelView<T>* kernels;
   int num_kernels;
-  Weight compat_kind;        // kScalar: compat * Potts; kVector: diagonal of the cost matrix; kMatrix: cost matrix mu[own, other]
+  Weight compat_kind;  // kScalar: compat * Potts; kVector: diagonal of the cost matrix; kMatrix: cost matrix
+                       // mu[own, other]
   T compat;
   const T* compats;
   int iterations;
-  T damping;                 // Q <- damping * Q_old + (1 - damping) * Q_new
-  T tolerance;               // stop when max |Q_new - Q_old| < tolerance; 0 never stops early
-  const uint8_t* mask;       // [N] 0 = the pixel takes no part in the free energy, or null
-  T* probs;                  // output [L, N]
-  double* free_energy;       // output [iterations + 1] or null
-  int iterations_done;       // output
+  T damping;            // Q <- damping * Q_old + (1 - damping) * Q_new
+  T tolerance;          // stop when max |Q_new - Q_old| < tolerance; 0 never stops early
+  const uint8_t* mask;  // [N] 0 = the pixel takes no part in the free energy, or null
+  T* probs;             // output [L, N]
+  double* free_energy;  // output [iterations + 1] or null
+  int iterations_done;  // output
   int threads;
-  bool (*checkpoint)(void*, int done);  // called between iterations by the calling thread; false stops the run
+  bool (*checkpoint)(void*,
+                     int done);  // called between iterations by the calling thread; false stops the run
   void* checkpoint_data;
 };
 
-// ---- the table -------------------------------------------------------------------------------------------------------------------------
+// ---- the table
+// -------------------------------------------------------------------------------------------------------------------------
 
-// An image or feature source turned into lattice features [N, d]: positions first (last axis first: x, y, z), then channels.
+// An image or feature source turned into lattice features [N, d]: positions first (last axis first: x, y, z),
+// then channels.
 template <class T>
 struct FeatureRequest {
-  int64_t size[kGridAxes];    // D, H, W
-  int spatial;                // number of trailing axes that become positions (0 ... 3)
-  T spatial_sigma[kGridAxes]; // of x, y, z
+  int64_t size[kGridAxes];     // D, H, W
+  int spatial;                 // number of trailing axes that become positions (0 ... 3)
+  T spatial_sigma[kGridAxes];  // of x, y, z
   int channels;
-  const void* image;          // [D, H, W, channels], uint8 or T
+  const void* image;  // [D, H, W, channels], uint8 or T
   bool image_is_uint8;
-  const T* channel_sigma;     // [channels]
+  const T* channel_sigma;  // [channels]
   int threads;
-  T* features;                // output [N, spatial + channels]
+  T* features;  // output [N, spatial + channels]
 };
 
 template <class T>
@@ -132,15 +143,18 @@ struct Ops {
   Status (*make_features)(const FeatureRequest<T>&);
   Status (*lattice_build)(const LatticeRequest<T>&, LatticeTables**);
   LatticeSizes (*lattice_sizes)(const LatticeTables*);
-  void (*lattice_export)(const LatticeTables*, int threads, int32_t* simplex_vertices, int32_t* chains, int64_t* chain_starts);
+  void (*lattice_export)(const LatticeTables*, int threads, int32_t* simplex_vertices, int32_t* chains,
+                         int64_t* chain_starts);
   void (*lattice_free)(LatticeTables*);
   // Diagonal of the filter (what a point sends to itself through the lattice), without normalisation.
   Status (*lattice_self)(const LatticeView<T>&, int threads, T* diagonal);
   size_t (*filter_workspace)(const LatticeView<T>&, int channels, int threads);
   // values, out: [C, N]
-  Status (*filter)(const LatticeView<T>&, int channels, const T* values, T* out, bool transpose, int threads, void* workspace);
+  Status (*filter)(const LatticeView<T>&, int channels, const T* values, T* out, bool transpose, int threads,
+                   void* workspace);
   size_t (*grid_filter_workspace)(const GridView<T>&, int channels, int threads);
-  Status (*grid_filter)(const GridView<T>&, int channels, const T* values, T* out, int threads, void* workspace);
+  Status (*grid_filter)(const GridView<T>&, int channels, const T* values, T* out, int threads,
+                        void* workspace);
   size_t (*mean_field_workspace)(const MeanFieldRequest<T>&);
   Status (*mean_field)(MeanFieldRequest<T>&, void* workspace);
 };
@@ -151,7 +165,8 @@ struct Backend {
   Ops<double> f64;
 };
 
-// The table for this processor.  DENSECRF_SIMD=baseline|avx2|avx512 in the environment asks for a lower level.
+// The table for this processor.  DENSECRF_SIMD=baseline|avx2|avx512 in the environment asks for a lower
+// level.
 const Backend& backend();
 
 }  // namespace densecrf

@@ -41,7 +41,7 @@ class _Ops(Protocol):
         /,
     ) -> _Array: ...
     def lattice_build(
-        self, features: _Array, scale: float, pad_origin: bool, dilate: bool, threads: int, /
+        self, features: _Array, scale: float, pad_origin: bool, bridges: bool, threads: int, /
     ) -> tuple[
         NDArray[np.int32],  # simplex
         _Array,  # weights

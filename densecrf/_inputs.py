@@ -69,12 +69,10 @@ def image_and_shape(
     pixels = found.reshape(*wanted, -1)
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels), wanted
-    taking_part = mask(given_mask, wanted)
-    if taking_part is not None:
-        silent = np.logical_not(taking_part).reshape(wanted)
-        pixels = np.where(
-            silent[..., None], pixels.reshape(-1, pixels.shape[-1])[taking_part.argmax()], pixels
-        )
+    part = mask(given_mask, wanted)
+    if part is not None:
+        any_of_them = pixels.reshape(-1, pixels.shape[-1])[part.argmax()]
+        pixels = np.where(part.reshape(*wanted, 1), pixels, any_of_them)
     return _checks.finite("image", _checks.native(pixels, dtype)), wanted
 
 

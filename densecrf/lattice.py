@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from densecrf import _checks, _native, numerics
+from densecrf import _checks, _native
+from densecrf.numerics import METHODS, Numerics
 
 
 class Lattice:
@@ -22,6 +23,7 @@ class Lattice:
     method : "tuned" (nearest to the exact Gaussian) or "classic" (as published; pydensecrf's numbers)
     dtype : "float32" or "float64", of the arithmetic and of the results
     num_threads : threads to use; None: all cores
+    numerics : blur weight, scales and bridges of one's own instead of the method's
 
     Attributes
     ----------
@@ -48,20 +50,21 @@ class Lattice:
         *,
         dtype: DTypeLike = "float32",
         num_threads: int | None = None,
+        numerics: Numerics | None = None,
     ) -> None:
         self.dtype = _native.check_dtype(dtype)
         self.num_threads = num_threads
-        self.method = _checks.choice("method", method, tuple(numerics.METHODS))
+        self.method = _checks.choice("method", method, tuple(METHODS))
         found = _checks.array("features", features)
         if found.ndim < 2 or found.shape[-1] > _native.MAX_DIMS:
             rule = f"must have shape [N, d] or [*spatial, d] with d at most {_native.MAX_DIMS}"
             raise ValueError(f"features: {rule}, got shape {found.shape}")
         self.shape: tuple[int, ...] = found.shape[:-1]
         flat = _checks.native(found.reshape(-1, found.shape[-1]), self.dtype)
-        how = numerics.METHODS[method](flat.shape[1], flat.shape[0])
+        how = numerics or METHODS[method](flat.shape[1], flat.shape[0])
         with _native.speaking_of("features"):
             *arrays, self.num_vertices = _native.ops(self.dtype).lattice_build(
-                flat, how.scale, how.pad_origin, how.dilate, _native.threads(num_threads)
+                flat, how.scale, how.pad_origin, how.bridges, _native.threads(num_threads)
             )
         for a in arrays:
             a.flags.writeable = False

@@ -19,7 +19,9 @@ from densecrf.lattice import Lattice
 from densecrf.spatial import Grid
 
 Array = NDArray[Any]
-_SMALLEST = 1e-20  # added to the normalisation, as pydensecrf does: a point without neighbours gets no message
+_SMALLEST = (
+    1e-20  # added to the normalisation, as pydensecrf does: a point without neighbours gets no message
+)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-// Vertex keys: linear codes of the first d lattice coordinates (the last one follows, coordinates sum to zero).
+// Vertex keys: linear codes of the first d lattice coordinates (the last one follows, coordinates sum to
+// zero).
 //
-// key(c) = sum_i c_i * unit_i, modulo 2^64 or 2^128.  With unit_i = 2^shift_i and enough bits for each coordinate's range the code is
-// exact; where even 128 bits do not hold the ranges, the units are random odd numbers and the code is a multilinear fingerprint
-// (Carter & Wegman 1979): two of 10^9 vertices share one with probability below 1e-19.  Being linear, either kind steps from vertex to
-// vertex with one addition and needs no unpacking.
+// key(c) = sum_i c_i * unit_i, modulo 2^64 or 2^128.  With unit_i = 2^shift_i and enough bits for each
+// coordinate's range the code is exact; where even 128 bits do not hold the ranges, the units are random odd
+// numbers and the code is a multilinear fingerprint (Carter & Wegman 1979): two of 10^9 vertices share one
+// with probability below 1e-19.  Being linear, either kind steps from vertex to vertex with one addition and
+// needs no unpacking.
 #pragma once
 #include <cstdint>
 
@@ -26,15 +28,19 @@ DENSECRF_HD uint64_t hash(Key64 k) {
   k *= 0x9e3779b97f4a7c15ull;
   return k ^ (k >> 29);
 }
-DENSECRF_HD uint64_t hash(Key128 k) { return hash(Key64(Key64(k) ^ (Key64(k >> 64) * Key64(0xd6e8feb86659fd93)))); }
+DENSECRF_HD uint64_t hash(Key128 k) {
+  return hash(Key64(Key64(k) ^ (Key64(k >> 64) * Key64(0xd6e8feb86659fd93))));
+}
 
-// lo, hi: range of each elevated coordinate.  Returns false when K cannot hold the ranges exactly (then `fingerprint` decides).
+// lo, hi: range of each elevated coordinate.  Returns false when K cannot hold the ranges exactly (then
+// `fingerprint` decides).
 template <class K>
 inline bool make_code(int d, const double* lo, const double* hi, bool fingerprint, KeyCode<K>* code) {
   const int width = 8 * int(sizeof(K));
   int shift = 0;
   for (int i = 0; i < d; ++i) {
-    // A vertex lies within d+1 of its point, a neighbour within d+1 of the vertex, and a simplex key (r0 - rank) within d of r0.
+    // A vertex lies within d+1 of its point, a neighbour within d+1 of the vertex, and a simplex key (r0 -
+    // rank) within d of r0.
     double span = hi[i] - lo[i] + 6.0 * (d + 1) + 2;
     int bits = 1;
     while (bits < 62 && double(uint64_t(1) << bits) < span) ++bits;

@@ -1,5 +1,6 @@
-// The enclosing simplex of a point in the permutohedral lattice (Adams, Baek & Davis 2010, section 3.1): elevation to the hyperplane
-// sum(x) = 0, nearest remainder-0 point, ranks, barycentric weights.  LANES points at a time so that the compiler can vectorise.
+// The enclosing simplex of a point in the permutohedral lattice (Adams, Baek & Davis 2010, section 3.1):
+// elevation to the hyperplane sum(x) = 0, nearest remainder-0 point, ranks, barycentric weights.  LANES
+// points at a time so that the compiler can vectorise.
 #pragma once
 #include <cmath>
 
@@ -19,7 +20,8 @@ struct SameWidthInt<double> {
   using type = int64_t;
 };
 
-// Scale of feature i in the elevation: the basis vector has i+1 entries 1 and one entry -(i+1), so its length is sqrt((i+1)(i+2)).
+// Scale of feature i in the elevation: the basis vector has i+1 entries 1 and one entry -(i+1), so its length
+// is sqrt((i+1)(i+2)).
 template <class C>
 DENSECRF_HD void elevation_scales(int d, double scale, C* out) {
   for (int i = 0; i < d; ++i) out[i] = C(1.0 / std::sqrt(double(i + 2) * (i + 1)) * scale);
@@ -32,13 +34,14 @@ constexpr int kBridges = 1;
 template <class C, int D, int LANES>
 struct Simplex {
   using Int = typename SameWidthInt<C>::type;
-  // Adding and subtracting 1.5 * 2^(mantissa bits - 1) rounds to the nearest integer, halves to even, in every SIMD level.
+  // Adding and subtracting 1.5 * 2^(mantissa bits - 1) rounds to the nearest integer, halves to even, in
+  // every SIMD level.
   static constexpr C kRound = sizeof(C) == 4 ? C(12582912.0) : C(6755399441055744.0);
   static constexpr int kCap = (D ? D : kMaxDims) + 1;
   C elevated[kCap][LANES];
-  Int rem0[kCap][LANES];      // nearest remainder-0 point
-  Int rank[kCap][LANES];      // position of each coordinate in the descending order of the differences
-  C weight[kCap][LANES];      // barycentric weight of the vertex with remainder k
+  Int rem0[kCap][LANES];  // nearest remainder-0 point
+  Int rank[kCap][LANES];  // position of each coordinate in the descending order of the differences
+  C weight[kCap][LANES];  // barycentric weight of the vertex with remainder k
 
   // features: [LANES, d] point-major.
   template <class T>
@@ -117,8 +120,9 @@ struct Simplex {
     return key;
   }
 
-  // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along the coordinate of rank d-k.
-  // After them, where `bridges`: the vertices that the same steps pass in another order, two and three of them at a time.
+  // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along the coordinate of
+  // rank d-k. After them, where `bridges`: the vertices that the same steps pass in another order, two and
+  // three of them at a time.
   template <class K>
   DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, bool bridges, K* keys) const {
     const int d = D ? D : dims;
@@ -130,7 +134,8 @@ struct Simplex {
     }
     for (int k = 0; k <= d; ++k) {
       keys[k] = key;
-      const K second = code.step[axis[k < d ? d - k - 1 : d]], third = code.step[axis[k < d - 1 ? d - k - 2 : 2 * d - k - 1]];
+      const K second = code.step[axis[k < d ? d - k - 1 : d]],
+              third = code.step[axis[k < d - 1 ? d - k - 2 : 2 * d - k - 1]];
       if (bridges) {
         keys[(d + 1) + k] = key + second;
         if (kBridges > 1) keys[2 * (d + 1) + k] = key + third;

@@ -1,5 +1,5 @@
-// Growable array and workspace layout without std:: templates: those would be emitted as shared weak symbols by every SIMD level, and the
-// linker keeps only one of them (see core/macros.h).
+// Growable array and workspace layout without std:: templates: those would be emitted as shared weak symbols
+// by every SIMD level, and the linker keeps only one of them (see core/macros.h).
 #pragma once
 #include <cstdint>
 #include <cstdlib>
@@ -67,7 +67,8 @@ class Buffer {
   int64_t size_ = 0, capacity_ = 0;
 };
 
-// Lays arrays out in a caller's workspace, each on a cache line of its own.  With a null base it only measures.
+// Lays arrays out in a caller's workspace, each on a cache line of its own.  With a null base it only
+// measures.
 class Arena {
  public:
   explicit Arena(void* base) : base_(static_cast<char*>(base)) {

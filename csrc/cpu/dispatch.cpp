@@ -10,15 +10,18 @@ namespace {
 
 const Backend& choose() {
   const char* asked = std::getenv("DENSECRF_SIMD");
-  [[maybe_unused]] bool any = !asked || !*asked, at_most_avx2 = any || !std::strcmp(asked, "avx2"), at_most_avx512 = any || !std::strcmp(asked, "avx512");
+  [[maybe_unused]] bool any = !asked || !*asked, at_most_avx2 = any || !std::strcmp(asked, "avx2"),
+                        at_most_avx512 = any || !std::strcmp(asked, "avx512");
 #ifdef DENSECRF_HAS_AVX512
-  if (at_most_avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("fma")) {
+  if (at_most_avx512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("fma")) {
     return avx512::table();
   }
 #endif
 #ifdef DENSECRF_HAS_AVX2
-  if ((at_most_avx2 || at_most_avx512) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
+  if ((at_most_avx2 || at_most_avx512) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+      __builtin_cpu_supports("bmi2")) {
     return avx2::table();
   }
 #endif

@@ -14,20 +14,23 @@ struct ExpTraits<float> {
   using Int = int32_t;
   static constexpr int kMantissa = 23, kBias = 127, kTerms = 7;
   // ln 2 in two parts: n * kHigh is exact for |n| < 256.
-  static constexpr float kInverseFactorials[] = {1.f, 1.f, 1.f / 2, 1.f / 6, 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
+  static constexpr float kInverseFactorials[] = {1.f,      1.f,       1.f / 2,   1.f / 6,
+                                                 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
   static constexpr float kRound = 12582912.f, kHigh = 0.693359375f, kLow = -2.12194440e-4f, kLowest = -80.f;
 };
 template <>
 struct ExpTraits<double> {
   using Int = int64_t;
   static constexpr int kMantissa = 52, kBias = 1023, kTerms = 13;
-  static constexpr double kInverseFactorials[] = {1., 1., 1. / 2, 1. / 6, 1. / 24, 1. / 120, 1. / 720, 1. / 5040, 1. / 40320, 1. / 362880,
-                                                  1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
-  static constexpr double kRound = 6755399441055744.0, kHigh = 0.693145751953125, kLow = 1.42860682030941723212e-6, kLowest = -700.0;
+  static constexpr double kInverseFactorials[] = {
+      1.,        1.,         1. / 2,      1. / 6,       1. / 24,       1. / 120,       1. / 720,
+      1. / 5040, 1. / 40320, 1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
+  static constexpr double kRound = 6755399441055744.0, kHigh = 0.693145751953125,
+                          kLow = 1.42860682030941723212e-6, kLowest = -700.0;
 };
 
-// exp(x) for x <= 0 (0 below kLowest).  exp(x) = 2^n exp(r), |r| <= ln(2)/2, by the Taylor series of kTerms terms: the remainder is below
-// 6e-9 in float and 1e-17 in double.
+// exp(x) for x <= 0 (0 below kLowest).  exp(x) = 2^n exp(r), |r| <= ln(2)/2, by the Taylor series of kTerms
+// terms: the remainder is below 6e-9 in float and 1e-17 in double.
 template <class T>
 inline T exp_nonpositive(T x) {
   using E = ExpTraits<T>;
@@ -47,7 +50,8 @@ inline void exp_array(T* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = exp_nonpositive(x[i]);
 }
 
-// tanh(x / 2) = (1 - e) / (1 + e), e = exp(-|x|): the difference of two softmax probabilities whose scores differ by x.
+// tanh(x / 2) = (1 - e) / (1 + e), e = exp(-|x|): the difference of two softmax probabilities whose scores
+// differ by x.
 template <class T>
 inline void tanh_half_array(T* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {

@@ -1,4 +1,5 @@
-// Positions and channels divided by their bandwidths: the features of the Gaussian kernels (Kraehenbuehl & Koltun 2011, equation 3).
+// Positions and channels divided by their bandwidths: the features of the Gaussian kernels (Kraehenbuehl &
+// Koltun 2011, equation 3).
 #include "cpu/buffer.h"
 #include "cpu/ops.h"
 #include "cpu/parallel.h"
@@ -30,8 +31,10 @@ template <class T>
 Status make_features(const FeatureRequest<T>& r) {
   parallel(r.threads, [&](Team& team, int thread) {
     Range rows = band(r.size[0] * r.size[1], team.size(), thread);
-    if (r.image_is_uint8) features_of_rows(r, static_cast<const uint8_t*>(r.image), rows);
-    else features_of_rows(r, static_cast<const T*>(r.image), rows);
+    if (r.image_is_uint8)
+      features_of_rows(r, static_cast<const uint8_t*>(r.image), rows);
+    else
+      features_of_rows(r, static_cast<const T*>(r.image), rows);
   });
   return Status::kOk;
 }

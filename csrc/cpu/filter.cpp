@@ -1,4 +1,5 @@
-// The lattice filter as a public operation: splat, blur, slice, a few slabs of channels at a time so that memory does not grow with C.
+// The lattice filter as a public operation: splat, blur, slice, a few slabs of channels at a time so that
+// memory does not grow with C.
 #include "cpu/lattice_field.h"
 #include "cpu/ops.h"
 #include "cpu/points.h"
@@ -7,7 +8,7 @@ DENSECRF_BEGIN
 
 namespace {
 
-constexpr int kChannelsAtOnce = 2 * kSlab;
+constexpr int kChannelsAtOnce = kSlab;
 
 template <class T>
 struct FilterSpace {
@@ -23,11 +24,13 @@ struct FilterSpace {
 
 template <class T, class F>
 inline void for_chunks(Range range, F&& f) {
-  for (int64_t i = range.begin; i < range.end; i += kChunk) f(i, int(smaller<int64_t>(kChunk, range.end - i)));
+  for (int64_t i = range.begin; i < range.end; i += kChunk)
+    f(i, int(smaller<int64_t>(kChunk, range.end - i)));
 }
 
 template <class T>
-bool filter_channels(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose, int threads, void* workspace) {
+bool filter_channels(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
+                     int threads, void* workspace) {
   Arena arena(workspace);
   FilterSpace<T> space(lattice, channels, threads, &arena);
   const int stride = SlabPlan(channels).stride();
@@ -41,8 +44,10 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
     space.field.start(thread, mine);
     space.field.clear(thread, 0);
     for_chunks<T>(mine, [&](int64_t first, int count) {
-      if (!load_points(values, lattice.points, channels, first, count, T(1), T(0), stride, rows)) finite[thread] = false;
-      space.field.splat(space.field.accumulator(thread, 0), first, count, rows, static_cast<const T*>(nullptr));
+      if (!load_points(values, lattice.points, channels, first, count, T(1), T(0), stride, rows))
+        finite[thread] = false;
+      space.field.splat(space.field.accumulator(thread, 0), first, count, rows,
+                        static_cast<const T*>(nullptr));
     });
     team.barrier();
     space.field.blur(team, thread, 0, transpose);
@@ -50,7 +55,8 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
     T* zeros = rows + kChunk * stride;
     for (int i = 0; i < kChunk * stride; ++i) zeros[i] = 0;
     for_chunks<T>(mine, [&](int64_t first, int count) {
-      space.field.slice(space.field.blurred(0), first, count, zeros, lattice.alpha, static_cast<const T*>(nullptr), rows);
+      space.field.slice(space.field.blurred(0), first, count, zeros, lattice.alpha,
+                        static_cast<const T*>(nullptr), rows);
       store_points(rows, stride, lattice.points, channels, first, count, out);
     });
   });
@@ -70,11 +76,13 @@ size_t filter_workspace(const LatticeView<T>& lattice, int channels, int threads
 }
 
 template <class T>
-Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose, int threads, void* workspace) {
+Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
+              int threads, void* workspace) {
   for (int c = 0; c < channels; c += kChannelsAtOnce) {
     int count = smaller(kChannelsAtOnce, channels - c);
     int64_t at = c * lattice.points;
-    if (!filter_channels(lattice, count, values + at, out + at, transpose, threads, workspace)) return Status::kNotFinite;
+    if (!filter_channels(lattice, count, values + at, out + at, transpose, threads, workspace))
+      return Status::kNotFinite;
   }
   return Status::kOk;
 }

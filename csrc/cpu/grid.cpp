@@ -7,7 +7,7 @@ DENSECRF_BEGIN
 
 namespace {
 
-constexpr int kChannelsAtOnce = 2 * kSlab;
+constexpr int kChannelsAtOnce = kSlab;
 
 template <class T>
 struct GridSpace {
@@ -22,7 +22,8 @@ struct GridSpace {
 };
 
 template <class T>
-bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* out, int threads, void* workspace) {
+bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* out, int threads,
+                     void* workspace) {
   Arena arena(workspace);
   GridSpace<T> space(grid, channels, threads, &arena);
   const int stride = SlabPlan(channels).stride();
@@ -38,7 +39,8 @@ bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* 
     for (int64_t row = mine.begin; row < mine.end; ++row) {
       for (int64_t x = 0; x < width; x += kChunk) {
         int count = int(smaller<int64_t>(kChunk, width - x));
-        if (!load_points(values, points, channels, row * width + x, count, T(1), T(0), stride, rows)) finite[thread] = false;
+        if (!load_points(values, points, channels, row * width + x, count, T(1), T(0), stride, rows))
+          finite[thread] = false;
         space.field.splat(row, row * width, x, count, rows, static_cast<const T*>(nullptr));
       }
     }
@@ -72,11 +74,13 @@ size_t grid_filter_workspace(const GridView<T>& grid, int channels, int threads)
 }
 
 template <class T>
-Status grid_filter(const GridView<T>& grid, int channels, const T* values, T* out, int threads, void* workspace) {
+Status grid_filter(const GridView<T>& grid, int channels, const T* values, T* out, int threads,
+                   void* workspace) {
   const int64_t points = grid.size[0] * grid.size[1] * grid.size[2];
   for (int c = 0; c < channels; c += kChannelsAtOnce) {
     int count = smaller(kChannelsAtOnce, channels - c);
-    if (!filter_channels(grid, count, values + c * points, out + c * points, threads, workspace)) return Status::kNotFinite;
+    if (!filter_channels(grid, count, values + c * points, out + c * points, threads, workspace))
+      return Status::kNotFinite;
   }
   return Status::kOk;
 }

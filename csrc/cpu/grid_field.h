@@ -1,27 +1,32 @@
 // Values of a spatial Gaussian on its node grid while a team of threads splats, filters and slices them.
 //
-// Along x every point is splatted onto its row's nodes as it is computed; along y (and z) the tent splat and the taps are one banded sum
-// from pixel rows to node rows, so that no two threads ever write the same place.  Interpolation back to pixels is the mirror image.
+// Along x every point is splatted onto its row's nodes as it is computed; along y (and z) the tent splat and
+// the taps are one banded sum from pixel rows to node rows, so that no two threads ever write the same place.
+// Interpolation back to pixels is the mirror image.
 #pragma once
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
 
 DENSECRF_BEGIN
 
-inline int64_t grid_nodes(int64_t size, int spacing) { return spacing == 1 ? size : (size - 1) / spacing + 2; }
+inline int64_t grid_nodes(int64_t size, int spacing) {
+  return spacing == 1 ? size : (size - 1) / spacing + 2;
+}
 
-// Node below a pixel and the fraction towards the next one.  Nodes lie half a pixel off the pixels, so that every pixel of a pair
-// (spacing 2) spreads equally far: the kernel then is the same everywhere.
+// Node below a pixel and the fraction towards the next one.  Nodes lie half a pixel off the pixels, so that
+// every pixel of a pair (spacing 2) spreads equally far: the kernel then is the same everywhere.
 template <class T>
 struct NodeAt {
   int64_t node;
   T fraction;
-  NodeAt(int64_t pixel, int spacing) : node(pixel / spacing), fraction(spacing == 1 ? T(0) : (T(pixel % spacing) + T(0.5)) / T(spacing)) {}
+  NodeAt(int64_t pixel, int spacing)
+      : node(pixel / spacing), fraction(spacing == 1 ? T(0) : (T(pixel % spacing) + T(0.5)) / T(spacing)) {}
 };
 
 // dst = sum_n weights[n] * rows[n], n < count, rows `step` apart.
 template <class T>
-[[gnu::noinline]] inline void weighted_sum(int64_t length, int64_t count, const T* weights, const T* rows, int64_t step, T* dst) {
+[[gnu::noinline]] inline void weighted_sum(int64_t length, int64_t count, const T* weights, const T* rows,
+                                           int64_t step, T* dst) {
   constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
   int64_t i = 0;
   for (; i + kBlock <= length; i += kBlock) {
@@ -36,9 +41,11 @@ template <class T>
   }
 }
 
-// dst[i] = sum_k taps[|k|] * src[i + k * step], k = -radius ... radius.  src is readable radius * step beyond both ends.
+// dst[i] = sum_k taps[|k|] * src[i + k * step], k = -radius ... radius.  src is readable radius * step beyond
+// both ends.
 template <class T>
-[[gnu::noinline]] inline void symmetric_filter(int64_t length, int radius, const T* taps, const T* src, int64_t step, T* dst) {
+[[gnu::noinline]] inline void symmetric_filter(int64_t length, int radius, const T* taps, const T* src,
+                                               int64_t step, T* dst) {
   constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
   int64_t i = 0;
   for (; i + kBlock <= length; i += kBlock) {
@@ -107,7 +114,6 @@ class GridField {
     rows_ = arena->template take<T>(grid_.size[0] * grid_.size[1] * row_values_);
     planes_ = volume() ? arena->template take<T>(grid_.size[0] * y_.nodes * row_values_) : nullptr;
     nodes_ = arena->template take<T>(z_.nodes * y_.nodes * row_values_);
-    fractions_ = arena->template take<T>(grid_.spacing[2]);
     for (int t = 0; t < threads; ++t) {
       padded_[t] = arena->template take<T>(row_values_ + 2 * margin());
       expanded_[t] = arena->template take<T>(row_values_);
@@ -116,7 +122,6 @@ class GridField {
   void start(int thread) {
     std::memset(static_cast<void*>(padded_[thread]), 0, size_t(row_values_ + 2 * margin()) * sizeof(T));
     if (thread > 0) return;
-    for (int i = 0; i < grid_.spacing[2]; ++i) fractions_[i] = NodeAt<T>(i, grid_.spacing[2]).fraction;
     y_.fill(grid_.size[1], grid_.spacing[1], grid_.radius[1], grid_.taps[1]);
     z_.fill(grid_.size[0], grid_.spacing[0], grid_.radius[0], grid_.taps[0]);
   }
@@ -128,9 +133,10 @@ class GridField {
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       int64_t z = i / y_.nodes, c = i % y_.nodes;
       T* padded = padded_[thread] + margin();
-      weighted_sum(row_values_, y_.count[c], y_.weights + c * y_.most, rows_ + (z * grid_.size[1] + y_.first[c]) * row_values_, row_values_,
-                   padded);
-      symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], padded, int64_t(plan_.stride()), planes + i * row_values_);
+      weighted_sum(row_values_, y_.count[c], y_.weights + c * y_.most,
+                   rows_ + (z * grid_.size[1] + y_.first[c]) * row_values_, row_values_, padded);
+      symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], padded, int64_t(plan_.stride()),
+                       planes + i * row_values_);
     }
     if (!volume()) return;
     team.barrier();
@@ -138,7 +144,8 @@ class GridField {
     mine = band(y_.nodes, team.size(), thread);
     for (int64_t c = 0; c < z_.nodes; ++c) {
       weighted_sum((mine.end - mine.begin) * row_values_, z_.count[c], z_.weights + c * z_.most,
-                   planes_ + z_.first[c] * plane + mine.begin * row_values_, plane, nodes_ + c * plane + mine.begin * row_values_);
+                   planes_ + z_.first[c] * plane + mine.begin * row_values_, plane,
+                   nodes_ + c * plane + mine.begin * row_values_);
     }
   }
 
@@ -156,84 +163,55 @@ class GridField {
     const T wz[2] = {1 - z.fraction, z.fraction};
     const int64_t next_y = y.fraction == 0 ? 0 : row_values_, next_z = y_.nodes * row_values_;
     for (int64_t i = 0; i < row_values_; ++i) {
-      out[i] = wz[0] * (wy[0] * at[i] + wy[1] * at[i + next_y]) + wz[1] * (wy[0] * at[i + next_z] + wy[1] * at[i + next_z + next_y]);
+      out[i] = wz[0] * (wy[0] * at[i] + wy[1] * at[i + next_y]) +
+               wz[1] * (wy[0] * at[i + next_z] + wy[1] * at[i + next_z + next_y]);
     }
     return out;
   }
 
-  // out = in + gain * out_scale * (expanded row interpolated along x), for pixels x ... x + count - 1 of a row whose first point is `row_first`.
-  void slice(const T* expanded, int64_t row_first, int64_t x, int count, T gain, const T* in, const T* out_scale, T* out) const {
-    for (int i = 0; i < plan_.pairs(); ++i) {
-      SlabPair pair = plan_.pair(i);
-      for_widths(pair, [&](auto w, auto w2) {
-        slice_pixels<decltype(w)::value, decltype(w2)::value>(pair.column, expanded, row_first, x, count, gain, in, out_scale, out);
+  // out = in + gain * out_scale * (expanded row interpolated along x), for pixels x ... x + count - 1 of a
+  // row whose first point is `row_first`.
+  void slice(const T* expanded, int64_t row_first, int64_t x, int count, T gain, const T* in,
+             const T* out_scale, T* out) const {
+    for (int s = 0; s < plan_.slabs(); ++s) {
+      for_width(plan_.width(s), [&](auto w) {
+        slice_pixels<decltype(w)::value>(plan_.column(s), expanded, row_first, x, count, gain, in, out_scale,
+                                         out);
       });
     }
   }
   void splat(int64_t row, int64_t row_first, int64_t x, int count, const T* in, const T* in_scale) {
     T* nodes = rows_ + row * row_values_;
-    for (int i = 0; i < plan_.pairs(); ++i) {
-      SlabPair pair = plan_.pair(i);
-      for_widths(pair, [&](auto w, auto w2) {
-        splat_pixels<decltype(w)::value, decltype(w2)::value>(pair.column, nodes, row_first, x, count, in, in_scale);
+    for (int s = 0; s < plan_.slabs(); ++s) {
+      for_width(plan_.width(s), [&](auto w) {
+        splat_pixels<decltype(w)::value>(plan_.column(s), nodes, row_first, x, count, in, in_scale);
       });
     }
   }
 
  private:
-  template <int N>
-  struct Int {
-    static constexpr int value = N;
-  };
-  template <class F>
-  static void for_widths(SlabPair pair, F&& f) {
-    if (pair.width2 == 16) return f(Int<16>(), Int<16>());
-    if (pair.width2 == 8) return f(Int<16>(), Int<8>());
-    if (pair.width2 == 4) return f(Int<16>(), Int<4>());
-    if (pair.width == 16) return f(Int<16>(), Int<0>());
-    if (pair.width == 8) return f(Int<8>(), Int<0>());
-    if (pair.width == 4) return f(Int<4>(), Int<0>());
-    if (pair.width == 2) return f(Int<2>(), Int<0>());
-    return f(Int<1>(), Int<0>());
-  }
-
-  // Rows of a pair of slabs, in registers.
-  template <int W, int W2>
-  struct Pair {
-    Row<T, W> u;
-    Row<T, W2> v;
-    static Pair load(const T* p) { return {Row<T, W>::load(p), Row<T, W2>::load(p + W)}; }
-    static Pair zero() { return {Row<T, W>::zero(), Row<T, W2>::zero()}; }
-    void store(T* p) const {
-      u.store(p);
-      v.store(p + W);
-    }
-    void add_scaled(T s, const Pair& x) {
-      u.add_scaled(s, x.u);
-      v.add_scaled(s, x.v);
-    }
-  };
-
-  template <int W, int W2>
-  void slice_pixels(int column, const T* expanded, int64_t row_first, int64_t x, int count, T gain, const T* in, const T* out_scale, T* out) const {
+  template <int W>
+  void slice_pixels(int column, const T* expanded, int64_t row_first, int64_t x, int count, T gain,
+                    const T* in, const T* out_scale, T* out) const {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
+    const T unit = T(1) / T(spacing);
     const T* scales = out_scale ? out_scale + row_first + x : nullptr;
     const T* node = expanded + x / spacing * stride + column;
     in += column;
     out += column;
     if (spacing == 1) {
       for (int p = 0; p < count; ++p, node += stride, in += stride, out += stride) {
-        auto sum = Pair<W, W2>::load(in);
-        sum.add_scaled(scales ? gain * scales[p] : gain, Pair<W, W2>::load(node));
+        auto sum = Row<T, W>::load(in);
+        sum.add_scaled(scales ? gain * scales[p] : gain, Row<T, W>::load(node));
         sum.store(out);
       }
       return;
     }
-    auto below = Pair<W, W2>::load(node), above = Pair<W, W2>::load(node + stride);
+    auto below = Row<T, W>::load(node), above = Row<T, W>::load(node + stride);
     int phase = int(x % spacing);
     for (int p = 0; p < count; ++p, in += stride, out += stride) {
-      const T scale = scales ? gain * scales[p] : gain, f = fractions_[phase];
-      auto sum = Pair<W, W2>::load(in);
+      const T scale = scales ? gain * scales[p] : gain, f = (T(phase) + T(0.5)) * unit;
+      auto sum = Row<T, W>::load(in);
       sum.add_scaled(scale - scale * f, below);
       sum.add_scaled(scale * f, above);
       sum.store(out);
@@ -241,33 +219,36 @@ class GridField {
         phase = 0;
         node += stride;
         below = above;
-        above = Pair<W, W2>::load(node + stride);
+        above = Row<T, W>::load(node + stride);
       }
     }
   }
 
-  // Every node is written once, when the last pixel that reaches it has been seen; chunks of a row come in order.
-  template <int W, int W2>
-  void splat_pixels(int column, T* nodes, int64_t row_first, int64_t x, int count, const T* in, const T* in_scale) {
+  // Every node is written once, when the last pixel that reaches it has been seen; chunks of a row come in
+  // order.
+  template <int W>
+  void splat_pixels(int column, T* nodes, int64_t row_first, int64_t x, int count, const T* in,
+                    const T* in_scale) {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
+    const T unit = T(1) / T(spacing);
     const T* scales = in_scale ? in_scale + row_first + x : nullptr;
     T* node = nodes + x / spacing * stride + column;
     in += column;
     if (spacing == 1) {
       for (int p = 0; p < count; ++p, node += stride, in += stride) {
-        auto value = Pair<W, W2>::zero();
-        value.add_scaled(scales ? scales[p] : T(1), Pair<W, W2>::load(in));
+        auto value = Row<T, W>::zero();
+        value.add_scaled(scales ? scales[p] : T(1), Row<T, W>::load(in));
         value.store(node);
       }
       return;
     }
     const bool begins = x == 0;
-    auto below = begins ? Pair<W, W2>::zero() : Pair<W, W2>::load(node);
-    auto above = begins || x % spacing == 0 ? Pair<W, W2>::zero() : Pair<W, W2>::load(node + stride);
+    auto below = begins ? Row<T, W>::zero() : Row<T, W>::load(node);
+    auto above = begins || x % spacing == 0 ? Row<T, W>::zero() : Row<T, W>::load(node + stride);
     int phase = int(x % spacing);
     for (int p = 0; p < count; ++p, in += stride) {
-      const T scale = scales ? scales[p] : T(1), f = fractions_[phase];
-      const auto value = Pair<W, W2>::load(in);
+      const T scale = scales ? scales[p] : T(1), f = (T(phase) + T(0.5)) * unit;
+      const auto value = Row<T, W>::load(in);
       below.add_scaled(scale - scale * f, value);
       above.add_scaled(scale * f, value);
       if (++phase == spacing) {
@@ -275,7 +256,7 @@ class GridField {
         below.store(node);
         node += stride;
         below = above;
-        above = Pair<W, W2>::zero();
+        above = Row<T, W>::zero();
       }
     }
     below.store(node);
@@ -289,7 +270,6 @@ class GridField {
   SlabPlan plan_;
   int64_t row_values_ = 0;  // values on the nodes of one row
   Band1D<T> y_, z_;
-  T* fractions_ = nullptr;  // [spacing x] of the pixels between two nodes
   T* rows_ = nullptr;    // [D * H, nodes x] splatted along x
   T* planes_ = nullptr;  // [D, nodes y, nodes x] filtered along y and x (volumes)
   T* nodes_ = nullptr;   // [nodes z, nodes y, nodes x] filtered

@@ -1,8 +1,10 @@
-// Building the permutohedral lattice: each thread embeds a band of points and numbers the simplices and vertices it meets; the vertex
-// tables are then merged, and the vertices of each axis strung into chains of neighbours.
+// Building the permutohedral lattice: each thread embeds a band of points and numbers the simplices and
+// vertices it meets; the vertex tables are then merged, and the vertices of each axis strung into chains of
+// neighbours.
 //
-// Neighbouring points share simplices (S is 0.1 ... 0.9 of N on photographs), so the simplex is looked up first and its d+1 vertices only
-// when it is new.  Ids follow the first touch in raster order, which keeps the later passes local.
+// Neighbouring points share simplices (S is 0.1 ... 0.9 of N on photographs), so the simplex is looked up
+// first and its d+1 vertices only when it is new.  Ids follow the first touch in raster order, which keeps
+// the later passes local.
 #include <new>
 
 #include "core/simplex.h"
@@ -32,9 +34,10 @@ struct Band {
   HashTable<K> simplices, vertices;
   Buffer<int32_t> simplex_vertices;  // [S, d+1] vertex ids, of this band's table until the merge
   Buffer<K> vertex_keys;             // [M] of the vertices that points splat to
-  Buffer<K> bridge_keys;             // of vertices that only the blur passes through, as met; without repeats after sift()
-  Buffer<int32_t> to_merged;         // [M] this band's vertex id -> merged id
-  int64_t first_simplex = 0;         // global id of this band's first simplex
+  Buffer<K> bridge_keys;      // of vertices that only the blur passes through, as met; without repeats after
+                              // sift(), some of them corners, too
+  Buffer<int32_t> to_merged;  // [M] this band's vertex id -> merged id
+  int64_t first_simplex = 0;  // global id of this band's first simplex
   Status status = Status::kOk;
 };
 
@@ -59,14 +62,17 @@ class Tables final : public AnyTables {
     int64_t vertices = bands[0].vertex_keys.size();
     Buffer<int32_t> up;
     Buffer<uint8_t> has_lower;
-    if (!up.resize(vertices * (dims + 1)) || !has_lower.resize(vertices * (dims + 1))) return Status::kOutOfMemory;
+    if (!up.resize(vertices * (dims + 1)) || !has_lower.resize(vertices * (dims + 1)))
+      return Status::kOutOfMemory;
     std::memset(has_lower.data(), 0, size_t(has_lower.size()));
     Status status[kMaxDims + 1] = {};
     parallel(threads, [&](Team& team, int thread) {
       Range mine = band(vertices, team.size(), thread);
-      for (int a = 0; a <= dims; ++a) find_upper(mine, code.step[a], &up[a * vertices], &has_lower[a * vertices]);
+      for (int a = 0; a <= dims; ++a)
+        find_upper(mine, code.step[a], &up[a * vertices], &has_lower[a * vertices]);
       team.barrier();
-      for (int a = thread; a <= dims; a += team.size()) status[a] = string_chains(vertices, &up[a * vertices], &has_lower[a * vertices], &chains[a]);
+      for (int a = thread; a <= dims; a += team.size())
+        status[a] = string_chains(vertices, &up[a * vertices], &has_lower[a * vertices], &chains[a]);
     });
     for (int a = 0; a <= dims; ++a) {
       if (status[a] != Status::kOk) return status[a];
@@ -100,7 +106,7 @@ class Tables final : public AnyTables {
     }
   }
   void find_upper(Range range, K step, int32_t* up, uint8_t* has_lower) const {
-    constexpr int kAhead = 12;
+    constexpr int kAhead = 24;
     const Buffer<K>& keys = bands[0].vertex_keys;
     for (int64_t v = range.begin; v < range.end; ++v) {
       if (v + kAhead < range.end) bands[0].vertices.prefetch(keys[v + kAhead] + step);
@@ -108,7 +114,8 @@ class Tables final : public AnyTables {
       if (up[v] != HashTable<K>::kNone) has_lower[up[v]] = 1;
     }
   }
-  static Status string_chains(int64_t vertices, const int32_t* up, const uint8_t* has_lower, Buffer<int32_t>* out) {
+  static Status string_chains(int64_t vertices, const int32_t* up, const uint8_t* has_lower,
+                              Buffer<int32_t>* out) {
     if (!out->resize(vertices)) return Status::kOutOfMemory;
     int32_t* chain = out->data();
     int64_t n = 0;
@@ -188,7 +195,8 @@ Status feature_extent(const LatticeRequest<T>& request, double* lo, double* hi) 
 template <class T, class C, class K, int D>
 class Builder {
  public:
-  Builder(const LatticeRequest<T>& request, Tables<K>* tables) : request_(request), tables_(tables), d_(D ? D : request.dims) {
+  Builder(const LatticeRequest<T>& request, Tables<K>* tables)
+      : request_(request), tables_(tables), d_(D ? D : request.dims) {
     elevation_scales(d_, request.scale, scales_);
   }
 
@@ -196,7 +204,8 @@ class Builder {
     parallel(request_.threads, [&](Team& team, int thread) {
       tables_->num_bands = team.size();
       Range range = band(request_.points, team.size(), thread);
-      tables_->bands[thread].status = embed(range, &tables_->bands[thread], thread == team.size() - 1 && request_.pad_origin);
+      tables_->bands[thread].status =
+          embed(range, &tables_->bands[thread], thread == team.size() - 1 && request_.pad_origin);
       team.barrier();
       if (thread == 0) status_ = merge();
       team.barrier();
@@ -213,7 +222,7 @@ class Builder {
 
   Status embed(Range range, Band<K>* out, bool pad_origin) {
     int64_t points = range.end - range.begin;
-    if (!out->simplices.init(points / 8) || !out->vertices.init(points / 8)) return Status::kOutOfMemory;
+    if (!out->simplices.init(points / 3) || !out->vertices.init(points / 3)) return Status::kOutOfMemory;
     T padded[kLanes * (D ? D : kMaxDims)];
     Block block;
     for (int64_t first = range.begin; first < range.end; first += kLanes) {
@@ -223,7 +232,8 @@ class Builder {
         for (int i = 0; i < kLanes * d_; ++i) padded[i] = features[i < count * d_ ? i : i % d_];
         features = padded;
       }
-      Status status = insert(features, count, &block, out, request_.simplex + first, request_.weights + first * (d_ + 1));
+      Status status =
+          insert(features, count, &block, out, request_.simplex + first, request_.weights + first * (d_ + 1));
       if (status != Status::kOk) return status;
     }
     if (pad_origin) {
@@ -253,17 +263,20 @@ class Builder {
       simplex[n] = out->simplices.insert(keys[n]);
       if (out->simplices.size() > before && !insert_vertices(*block, n, out)) return Status::kOutOfMemory;
     }
-    return out->vertices.size() < INT32_MAX / 2 && out->simplices.size() < INT32_MAX / 2 ? Status::kOk : Status::kTooManyVertices;
+    return out->vertices.size() < INT32_MAX / 2 && out->simplices.size() < INT32_MAX / 2
+               ? Status::kOk
+               : Status::kTooManyVertices;
   }
 
   bool insert_vertices(const Block& block, int n, Band<K>* out) {
-    const int corners = d_ + 1, bridges = request_.dilate ? kBridges * corners : 0;
+    const int corners = d_ + 1, bridges = request_.bridges ? kBridges * corners : 0;
     K keys[(1 + kBridges) * ((D ? D : kMaxDims) + 1)];
-    block.vertex_keys(d_, tables_->code, n, request_.dilate, keys);
+    block.vertex_keys(d_, tables_->code, n, request_.bridges, keys);
     if (!out->vertices.make_room(corners)) return false;
     for (int k = 0; k < corners; ++k) out->vertices.prefetch(keys[k]);
     const int64_t at = out->simplex_vertices.size(), bridge_at = out->bridge_keys.size();
-    if (!out->simplex_vertices.resize(at + corners) || !out->vertex_keys.reserve(out->vertices.size() + corners) ||
+    if (!out->simplex_vertices.resize(at + corners) ||
+        !out->vertex_keys.reserve(out->vertices.size() + corners) ||
         !out->bridge_keys.resize(bridge_at + bridges)) {
       return false;
     }
@@ -282,18 +295,14 @@ class Builder {
     return id;
   }
 
-  // Leaves each bridge once, and none that is a corner of this band.
+  // Leaves each bridge once.
   static bool sift(Band<K>* band) {
     HashTable<K> seen;
     Buffer<K>& keys = band->bridge_keys;
-    if (!seen.init(keys.size() / 8)) return false;
+    if (!seen.init(keys.size() / 5)) return false;
     int64_t kept = 0;
     for (int64_t i = 0; i < keys.size(); ++i) {
-      if (i + kLanes < keys.size()) {
-        band->vertices.prefetch(keys[i + kLanes]);
-        seen.prefetch(keys[i + kLanes]);
-      }
-      if (band->vertices.find(keys[i]) != HashTable<K>::kNone) continue;
+      if (i + kLanes < keys.size()) seen.prefetch(keys[i + kLanes]);
       if (!seen.make_room(1)) return false;
       const int64_t before = seen.size();
       seen.insert(keys[i]);
@@ -363,12 +372,17 @@ Status start(const LatticeRequest<T>& request, const Extent& extent, LatticeTabl
   *out = hide(tables);
   tables->dims = request.dims;
   make_code(request.dims, extent.lo, extent.hi, true, &tables->code);
-  if constexpr (sizeof(C) == sizeof(float) && sizeof(K) == sizeof(Key64)) {  // the common case has its own code
+  if constexpr (sizeof(C) == sizeof(float) &&
+                sizeof(K) == sizeof(Key64)) {  // the common case has its own code
     switch (request.dims) {
-      case 2: return build<T, C, K, 2>(request, tables);
-      case 3: return build<T, C, K, 3>(request, tables);
-      case 5: return build<T, C, K, 5>(request, tables);
-      case 6: return build<T, C, K, 6>(request, tables);
+      case 2:
+        return build<T, C, K, 2>(request, tables);
+      case 3:
+        return build<T, C, K, 3>(request, tables);
+      case 5:
+        return build<T, C, K, 5>(request, tables);
+      case 6:
+        return build<T, C, K, 6>(request, tables);
     }
   }
   return build<T, C, K, 0>(request, tables);
@@ -384,19 +398,23 @@ Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables) {
   if (status != Status::kOk) return status;
   Extent extent;
   elevated_extent(request.dims, request.scale, lo, hi, &extent);
-  // Beyond 2^40 cells not even double arithmetic leaves digits for the barycentric weights; beyond 2^20 float does not.
+  // Beyond 2^40 cells not even double arithmetic leaves digits for the barycentric weights; beyond 2^20 float
+  // does not.
   if (!(extent.reach < 0x1p40)) return Status::kRangeTooLarge;
   KeyCode<Key64> probe;
   bool narrow = make_code(request.dims, extent.lo, extent.hi, false, &probe);
   if (sizeof(T) == sizeof(double) || extent.reach >= 0x1p20) {
-    return narrow ? start<T, double, Key64>(request, extent, tables) : start<T, double, Key128>(request, extent, tables);
+    return narrow ? start<T, double, Key64>(request, extent, tables)
+                  : start<T, double, Key128>(request, extent, tables);
   }
-  return narrow ? start<T, float, Key64>(request, extent, tables) : start<T, float, Key128>(request, extent, tables);
+  return narrow ? start<T, float, Key64>(request, extent, tables)
+                : start<T, float, Key128>(request, extent, tables);
 }
 
 LatticeSizes lattice_sizes(const LatticeTables* tables) { return reveal(tables)->sizes(); }
 
-void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* chains, int64_t* chain_starts) {
+void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* chains,
+                    int64_t* chain_starts) {
   reveal(tables)->fill(threads, simplex_vertices, chains, chain_starts);
 }
 

@@ -1,18 +1,20 @@
 // Values on the vertices of one lattice while a team of threads splats, blurs and slices them.
 //
-// Every thread splats into a copy of its own, which costs a reduction but beats gathering by vertex 1.8x while vertices are fewer than
-// points (see docs/performance.md).  A thread clears and adds only the range of vertices that its points touch.
+// Every thread splats into a copy of its own, which costs a reduction but beats gathering by vertex 1.8x
+// while vertices are fewer than points (see docs/performance.md).  A thread clears and adds only the range of
+// vertices that its points touch.
 #pragma once
 #include "cpu/parallel.h"
 #include "cpu/splat_slice.h"
 
 DENSECRF_BEGIN
 
-// One blur step along one axis, in place: x += blur * (both neighbours), chain by chain.  Each row is read and written once, and vertices
-// without neighbours along the axis are not touched at all: on photographs that is a third to two thirds of them.
+// One blur step along one axis, in place: x += blur * (both neighbours), chain by chain.  Each row is read
+// and written once, and vertices without neighbours along the axis (a tenth to a quarter of them on
+// photographs) are not touched at all.
 template <class T, int W>
 [[gnu::noinline]] void blur_chains(const int32_t* chains, Range range, T blur, T* values) {
-  constexpr int kAhead = 40;
+  constexpr int kAhead = 24;
   for (int64_t i = range.begin; i < range.end;) {
     int32_t id = chains[i];
     T* at = values + int64_t(id) * W;
@@ -20,7 +22,9 @@ template <class T, int W>
     auto before = Row<T, W>::zero();
     while (id >= 0) {
       const int64_t ahead = smaller(i + kAhead, range.end - 1);
-      __builtin_prefetch(values + int64_t(chains[ahead] < 0 ? ~chains[ahead] : chains[ahead]) * W, 1);
+      const T* later = values + int64_t(chains[ahead] < 0 ? ~chains[ahead] : chains[ahead]) * W;
+      for (int c = 0; c < W; c += 64 / int(sizeof(T))) __builtin_prefetch(later + c, 1);
+      if (W * sizeof(T) > 64) __builtin_prefetch(later + W - 1, 1);
       id = chains[++i];
       T* next_at = values + int64_t(id < 0 ? ~id : id) * W;
       const auto next = Row<T, W>::load(next_at);
@@ -39,21 +43,10 @@ template <class T, int W>
 }
 
 template <class T>
-inline void blur_slab(int width, const int32_t* chains, Range range, T blur, T* values) {
-  switch (width) {
-    case 16: return blur_chains<T, 16>(chains, range, blur, values);
-    case 8: return blur_chains<T, 8>(chains, range, blur, values);
-    case 4: return blur_chains<T, 4>(chains, range, blur, values);
-    case 2: return blur_chains<T, 2>(chains, range, blur, values);
-    default: return blur_chains<T, 1>(chains, range, blur, values);
-  }
-}
-
-template <class T>
 class LatticeField {
  public:
-  // Below this many values the axes of a slab follow one another on one thread without a barrier: on a busy machine a barrier can cost a
-  // time slice of 8 ms, a blur of this size takes under 1 ms.
+  // Below this many values the axes of a slab follow one another on one thread without a barrier: on a busy
+  // machine a barrier can cost a time slice of 8 ms, a blur of this size takes under 1 ms.
   static constexpr int64_t kManyValues = int64_t(1) << 20;
 
   LatticeField() : plan_(0) {}
@@ -69,28 +62,35 @@ class LatticeField {
   }
 
   // Called once by every thread before the first splat, with the points that it will splat.
-  void start(int thread, Range points) { touched_[thread] = thread == 0 ? Range{0, lattice_.vertices} : vertices_of(points); }
+  void start(int thread, Range points) {
+    touched_[thread] = thread == 0 ? Range{0, lattice_.vertices} : vertices_of(points);
+  }
 
-  // Two buffers alternate, since a pass slices the last blur while it splats for the next.  `round` counts blurs: splats, the blur and the
-  // slices that belong together name the same one.
+  // Two buffers alternate, since a pass slices the last blur while it splats for the next.  `round` counts
+  // blurs: splats, the blur and the slices that belong together name the same one.
   VertexValues<T> blurred(int round) const { return {round % 2 ? odd_ : even_, lattice_.vertices}; }
-  VertexValues<T> accumulator(int thread, int round) const { return thread == 0 ? blurred(round) : VertexValues<T>{part_[thread], lattice_.vertices}; }
+  VertexValues<T> accumulator(int thread, int round) const {
+    return thread == 0 ? blurred(round) : VertexValues<T>{part_[thread], lattice_.vertices};
+  }
 
   // Zeroes what this thread will splat into.
   void clear(int thread, int round) {
     Range range = touched_[thread];
     for (int s = 0; s < plan_.slabs(); ++s) {
       T* slab = slab_of(accumulator(thread, round), s);
-      std::memset(static_cast<void*>(slab + range.begin * plan_.width(s)), 0, size_t(range.end - range.begin) * plan_.width(s) * sizeof(T));
+      std::memset(static_cast<void*>(slab + range.begin * plan_.width(s)), 0,
+                  size_t(range.end - range.begin) * plan_.width(s) * sizeof(T));
     }
   }
 
-  // Adds the threads' copies and blurs along all axes (in reverse order for the transpose).  Between barriers on either side.
+  // Adds the threads' copies and blurs along all axes (in reverse order for the transpose).  Between barriers
+  // on either side.
   void blur(Team& team, int thread, int round, bool transpose) {
     bool shared = lattice_.vertices * plan_.stride() >= kManyValues && team.size() > 1;
     int parts = shared ? team.size() : 1, part = shared ? thread : 0;
     int first = shared ? 0 : thread, step = shared ? 1 : team.size();
-    for (int s = first; s < plan_.slabs(); s += step) reduce(team.size(), s, band(lattice_.vertices, parts, part), round);
+    for (int s = first; s < plan_.slabs(); s += step)
+      reduce(team.size(), s, band(lattice_.vertices, parts, part), round);
     for (int i = 0; i <= lattice_.dims && shared; ++i) {
       team.barrier();
       for (int s = 0; s < plan_.slabs(); ++s) blur_axis(s, i, parts, part, round, transpose);
@@ -101,21 +101,26 @@ class LatticeField {
   }
 
   // rows <- in + out_scale * slice, splat of rows: see splat_slice.h.
-  void slice(VertexValues<T> values, int64_t first, int count, const T* in, T gain, const T* out_scale, T* out) const {
-    for (int i = 0; i < plan_.pairs(); ++i) {
-      SlabPair pair = plan_.pair(i);
-      slice_function<T>(lattice_.dims, pair)(lattice_, values, pair.column, first, count, in, gain, out_scale, out, plan_.stride());
+  void slice(VertexValues<T> values, int64_t first, int count, const T* in, T gain, const T* out_scale,
+             T* out) const {
+    for (int s = 0; s < plan_.slabs(); ++s) {
+      for_width(plan_.width(s), [&](auto w) {
+        slice_function<T, decltype(w)::value>(lattice_.dims)(lattice_, values, plan_.column(s), first, count,
+                                                             in, gain, out_scale, out, plan_.stride());
+      });
     }
   }
   void splat(VertexValues<T> values, int64_t first, int count, const T* in, const T* in_scale) const {
-    for (int i = 0; i < plan_.pairs(); ++i) {
-      SlabPair pair = plan_.pair(i);
-      splat_function<T>(lattice_.dims, pair)(lattice_, values, pair.column, first, count, in, in_scale, plan_.stride());
+    for (int s = 0; s < plan_.slabs(); ++s) {
+      for_width(plan_.width(s), [&](auto w) {
+        splat_function<T, decltype(w)::value>(lattice_.dims)(lattice_, values, plan_.column(s), first, count,
+                                                             in, in_scale, plan_.stride());
+      });
     }
   }
 
  private:
-  T* slab_of(VertexValues<T> values, int s) const { return values.slab(s * kSlab); }
+  T* slab_of(VertexValues<T> values, int s) const { return values.slab(plan_.column(s)); }
 
   void blur_axis(int s, int i, int parts, int part, int round, bool transpose) {
     const int axis = transpose ? lattice_.dims - i : i;
@@ -123,7 +128,9 @@ class LatticeField {
     const int32_t* chains = lattice_.chains + first;
     Range range = band(lattice_.chain_starts[axis + 1] - first, parts, part);
     range = {chain_border(chains, range.begin), chain_border(chains, range.end)};
-    blur_slab(plan_.width(s), chains, range, lattice_.blur, slab_of(blurred(round), s));
+    T* slab = slab_of(blurred(round), s);
+    for_width(plan_.width(s),
+              [&](auto w) { blur_chains<T, decltype(w)::value>(chains, range, lattice_.blur, slab); });
   }
   // The first chain that begins at i or later.
   static int64_t chain_border(const int32_t* chains, int64_t i) {
@@ -136,7 +143,8 @@ class LatticeField {
     const int width = plan_.width(s);
     for (int t = 1; t < team_size; ++t) {
       const T* part = slab_of(accumulator(t, round), s);
-      int64_t begin = larger(range.begin, touched_[t].begin) * width, end = smaller(range.end, touched_[t].end) * width;
+      int64_t begin = larger(range.begin, touched_[t].begin) * width,
+              end = smaller(range.end, touched_[t].end) * width;
       for (int64_t i = begin; i < end; ++i) sum[i] += part[i];
     }
   }

@@ -1,6 +1,7 @@
-// Mean field (Kraehenbuehl & Koltun 2011, algorithm 1), fused: one pass over the points slices the filtered values of every kernel, adds
-// the unary, applies the compatibility, takes the softmax and splats the new Q, chunk by chunk in cache.  Q is kept between passes only
-// when something needs the old one (damping, tolerance, free energy, removal of the self-message).
+// Mean field (Kraehenbuehl & Koltun 2011, algorithm 1), fused: one pass over the points slices the filtered
+// values of every kernel, adds the unary, applies the compatibility, takes the softmax and splats the new Q,
+// chunk by chunk in cache.  Q is kept between passes only when something needs the old one (damping,
+// tolerance, free energy, removal of the self-message).
 #include <cmath>
 #include <new>
 
@@ -22,7 +23,7 @@ struct KernelState {
   KernelView<T> view;
   LatticeField<T> lattice;
   GridField<T> grid;
-  T* weights = nullptr;             // padded vector, or transposed and padded matrix
+  T* weights = nullptr;            // padded vector, or transposed and padded matrix
   const T* expanded[kMaxThreads];  // grid: the row that each thread is at
 };
 
@@ -42,7 +43,8 @@ inline void add_matrix(int count, int labels, int stride, T sign, const T* trans
 template <class T>
 inline void add_vector(int count, int stride, T sign, const T* diagonal, const T* in, T* rows) {
   for (int p = 0; p < count; ++p) {
-    for (int c = 0; c < stride; ++c) rows[int64_t(p) * stride + c] += sign * diagonal[c] * in[int64_t(p) * stride + c];
+    for (int c = 0; c < stride; ++c)
+      rows[int64_t(p) * stride + c] += sign * diagonal[c] * in[int64_t(p) * stride + c];
   }
 }
 
@@ -50,7 +52,8 @@ inline void add_vector(int count, int stride, T sign, const T* diagonal, const T
 template <class T>
 inline void fill_weights(Weight kind, int labels, int stride, const T* from, T* to) {
   for (int l = 0; l < labels && kind == Weight::kMatrix; ++l) {
-    for (int c = 0; c < stride; ++c) to[int64_t(l) * stride + c] = c < labels ? from[int64_t(c) * labels + l] : T(0);
+    for (int c = 0; c < stride; ++c)
+      to[int64_t(l) * stride + c] = c < labels ? from[int64_t(c) * labels + l] : T(0);
   }
   for (int c = 0; c < stride && kind == Weight::kVector; ++c) to[c] = c < labels ? from[c] : T(0);
 }
@@ -61,7 +64,8 @@ inline int64_t weights_size(Weight kind, int labels, int stride) {
 template <class T>
 class MeanField {
  public:
-  // Two labels under a Potts model need one channel: with q = Q_1 - Q_0, the difference of the scores is z + c w K q, and q = tanh(z / 2).
+  // Two labels under a Potts model need one channel: with q = Q_1 - Q_0, the difference of the scores is z +
+  // c w K q, and q = tanh(z / 2).
   static bool needs_one_channel(const MeanFieldRequest<T>& r) {
     bool simple = r.labels == 2 && r.compat_kind == Weight::kScalar && !r.free_energy;
     for (int k = 0; k < r.num_kernels; ++k) simple = simple && r.kernels[k].weight_kind == Weight::kScalar;
@@ -69,7 +73,10 @@ class MeanField {
   }
 
   MeanField(MeanFieldRequest<T>& request, KernelState<T>* kernels, Arena* arena)
-      : r_(request), kernels_(kernels), one_channel_(needs_one_channel(request)), plan_(one_channel_ ? 1 : request.labels) {
+      : r_(request),
+        kernels_(kernels),
+        one_channel_(needs_one_channel(request)),
+        plan_(one_channel_ ? 1 : request.labels) {
     const int64_t n = r_.points;
     stride_ = plan_.stride();
     direct_ = r_.compat_kind == Weight::kScalar && !r_.free_energy;
@@ -101,9 +108,11 @@ class MeanField {
   Status run() {
     fill_weights(r_.compat_kind, r_.labels, stride_, r_.compats, compats_);
     for (int k = 0; k < r_.num_kernels; ++k) {
-      fill_weights(kernels_[k].view.weight_kind, r_.labels, stride_, kernels_[k].view.weights, kernels_[k].weights);
+      fill_weights(kernels_[k].view.weight_kind, r_.labels, stride_, kernels_[k].view.weights,
+                   kernels_[k].weights);
     }
     r_.iterations_done = 0;
+    last_round_ = rounds() - 1;
     parallel(r_.threads, [&](Team& team, int thread) { work(team, thread); });
     return status_;
   }
@@ -113,35 +122,41 @@ class MeanField {
 
   void work(Team& team, int thread) {
     // Chunks do not cross pixel rows where a grid kernel wants rows; otherwise all points are one row.
-    Range mine = grid_ ? band(r_.points / row_points_, team.size(), thread) : band(r_.points, team.size(), thread);
+    Range mine =
+        grid_ ? band(r_.points / row_points_, team.size(), thread) : band(r_.points, team.size(), thread);
     if (grid_) mine = {mine.begin * row_points_, mine.end * row_points_};
     T* zeros = scratch(thread, 3);
     for (int i = 0; i < kChunk * stride_; ++i) zeros[i] = 0;
     for (int k = 0; k < r_.num_kernels; ++k) {
-      if (kernels_[k].view.lattice) kernels_[k].lattice.start(thread, mine);
-      else kernels_[k].grid.start(thread);
+      if (kernels_[k].view.lattice)
+        kernels_[k].lattice.start(thread, mine);
+      else
+        kernels_[k].grid.start(thread);
     }
     finite_[thread] = true;
     pass(thread, mine, Stage::kFirst, 0);
     team.barrier();
     if (thread == 0) after_first(team.size());
-    const int rounds = r_.iterations + (r_.free_energy ? 1 : 0);
-    for (int round = 0; round < rounds; ++round) {
+    for (int round = 0; round < rounds(); ++round) {
       for (int k = 0; k < r_.num_kernels; ++k) filter(team, thread, k, round);
       team.barrier();
-      if (stop_) break;
-      bool energy_only = round == r_.iterations;
+      if (stop_ || round > last_round_) break;
+      const bool energy_only = r_.free_energy && round == last_round_;
       pass(thread, mine, energy_only ? Stage::kEnergy : Stage::kUpdate, round);
       team.barrier();
       if (thread == 0) after_round(team.size(), round, energy_only);
     }
     team.barrier();
     if (keep_q_ && status_ == Status::kOk) {
-      for (int64_t i = mine.begin; i < mine.end; i += kChunk) write(i, int(smaller<int64_t>(kChunk, mine.end - i)), q_ + i * stride_);
+      for (int64_t i = mine.begin; i < mine.end; i += kChunk)
+        write(i, int(smaller<int64_t>(kChunk, mine.end - i)), q_ + i * stride_);
     }
   }
 
-  // Thread 0 alone, between a barrier and the next one.
+  // Blurs in all: with the free energy wanted, one more evaluates it for the last Q.
+  int rounds() const { return r_.iterations + (r_.free_energy ? 1 : 0); }
+
+  // Thread 0 alone, between a barrier and the next one: what these set, the others read after that one.
   void after_first(int team_size) {
     for (int t = 0; t < team_size; ++t) {
       if (finite_[t]) continue;
@@ -160,11 +175,7 @@ class MeanField {
     if (r_.free_energy) r_.free_energy[round] = energy;
     if (energy_only) return;
     r_.iterations_done = round + 1;
-    // With the free energy wanted, one more round evaluates it for the last Q.
-    if (r_.tolerance > 0 && moved < r_.tolerance) {
-      if (r_.free_energy) r_.iterations = round + 1;
-      else stop_ = true;
-    }
+    if (r_.tolerance > 0 && moved < r_.tolerance) last_round_ = round + (r_.free_energy ? 1 : 0);
     checkpoint();
   }
   void checkpoint() {
@@ -175,8 +186,10 @@ class MeanField {
 
   void filter(Team& team, int thread, int k, int round) {
     const KernelView<T>& view = kernels_[k].view;
-    if (view.lattice) kernels_[k].lattice.blur(team, thread, round, false);
-    else kernels_[k].grid.filter(team, thread);
+    if (view.lattice)
+      kernels_[k].lattice.blur(team, thread, round, false);
+    else
+      kernels_[k].grid.filter(team, thread);
   }
   // The scalar weight, and the compatibility when the messages go straight into the scores.
   T gain(int k) const {
@@ -188,7 +201,7 @@ class MeanField {
     energy_[thread] = 0;
     moved_[thread] = 0;
     const int splat_round = stage == Stage::kFirst ? 0 : round + 1;
-    const bool last = stage == Stage::kEnergy || splat_round == r_.iterations + (r_.free_energy ? 1 : 0);
+    const bool last = stage == Stage::kEnergy || splat_round == rounds();
     for (int k = 0; k < r_.num_kernels && !last; ++k) {
       if (kernels_[k].view.lattice) kernels_[k].lattice.clear(thread, splat_round);
     }
@@ -198,18 +211,24 @@ class MeanField {
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
         T* rows = scratch(thread, 0);
-        if (stage == Stage::kFirst) first_q(thread, i, count, rows);
-        else if (stage == Stage::kUpdate) update(thread, i, count, round, rows);
-        else messages(thread, i, count, round, rows);
-        if (!last) splat(thread, i, count, splat_round, rows);
-        else if (!keep_q_) write(i, count, rows);
+        if (stage == Stage::kFirst)
+          first_q(thread, i, count, rows);
+        else if (stage == Stage::kUpdate)
+          update(thread, i, count, round, rows);
+        else
+          messages(thread, i, count, round, rows);
+        if (!last)
+          splat(thread, i, count, splat_round, rows);
+        else if (!keep_q_)
+          write(i, count, rows);
       }
     }
   }
 
   void expand(int thread, int64_t first) {
     for (int k = 0; k < r_.num_kernels; ++k) {
-      if (!kernels_[k].view.lattice) kernels_[k].expanded[thread] = kernels_[k].grid.expand(thread, first / row_points_);
+      if (!kernels_[k].view.lattice)
+        kernels_[k].expanded[thread] = kernels_[k].grid.expand(thread, first / row_points_);
     }
   }
 
@@ -224,7 +243,8 @@ class MeanField {
       normalise(count, rows);
     }
     if (!finite) finite_[thread] = false;
-    if (keep_q_) std::memcpy(static_cast<void*>(q_ + first * stride_), rows, size_t(count) * stride_ * sizeof(T));
+    if (keep_q_)
+      std::memcpy(static_cast<void*>(q_ + first * stride_), rows, size_t(count) * stride_ * sizeof(T));
   }
 
   void update(int thread, int64_t first, int count, int round, T* rows) {
@@ -256,16 +276,21 @@ class MeanField {
     std::memset(static_cast<void*>(total), 0, size_t(count) * stride_ * sizeof(T));
     for (int k = 0; k < r_.num_kernels; ++k) add_message(thread, k, first, count, round, total);
     std::memcpy(static_cast<void*>(rows), scores, size_t(count) * stride_ * sizeof(T));
-    if (r_.compat_kind == Weight::kMatrix) add_matrix(count, r_.labels, stride_, T(-1), compats_, total, rows);
-    else if (r_.compat_kind == Weight::kVector) add_vector(count, stride_, T(-1), compats_, total, rows);
-    else for (int64_t i = 0; i < int64_t(count) * stride_; ++i) rows[i] += r_.compat * total[i];  // Potts, up to a constant
+    if (r_.compat_kind == Weight::kMatrix)
+      add_matrix(count, r_.labels, stride_, T(-1), compats_, total, rows);
+    else if (r_.compat_kind == Weight::kVector)
+      add_vector(count, stride_, T(-1), compats_, total, rows);
+    else
+      for (int64_t i = 0; i < int64_t(count) * stride_; ++i)
+        rows[i] += r_.compat * total[i];  // Potts, up to a constant
     if (r_.free_energy) energy_[thread] += free_energy(first, count, total, rows);
   }
 
   // total += W_k * (filtered Q, without the self-message if so asked)
   void add_message(int thread, int k, int64_t first, int count, int round, T* total) {
     const KernelView<T>& view = kernels_[k].view;
-    if (view.weight_kind == Weight::kScalar && !view.self) return slice(thread, k, first, count, round, total, total);
+    if (view.weight_kind == Weight::kScalar && !view.self)
+      return slice(thread, k, first, count, round, total, total);
     T* message = scratch(thread, 2);
     slice(thread, k, first, count, round, scratch(thread, 3), message);
     if (view.self) {
@@ -275,12 +300,16 @@ class MeanField {
         for (int c = 0; c < stride_; ++c) message[p * stride_ + c] -= own * q_[(first + p) * stride_ + c];
       }
     }
-    if (view.weight_kind == Weight::kMatrix) add_matrix(count, r_.labels, stride_, T(1), kernels_[k].weights, message, total);
-    else if (view.weight_kind == Weight::kVector) add_vector(count, stride_, T(1), kernels_[k].weights, message, total);
-    else for (int64_t i = 0; i < int64_t(count) * stride_; ++i) total[i] += message[i];
+    if (view.weight_kind == Weight::kMatrix)
+      add_matrix(count, r_.labels, stride_, T(1), kernels_[k].weights, message, total);
+    else if (view.weight_kind == Weight::kVector)
+      add_vector(count, stride_, T(1), kernels_[k].weights, message, total);
+    else
+      for (int64_t i = 0; i < int64_t(count) * stride_; ++i) total[i] += message[i];
   }
 
-  // sum Q (U + log Q + E / 2), U = -scores, E = scores - rows; for Potts E_l = c (sum of total - total_l), which adds a constant.
+  // sum Q (U + log Q + E / 2), U = -scores, E = scores - rows; for Potts E_l = c (sum of total - total_l),
+  // which adds a constant.
   double free_energy(int64_t first, int count, const T* total, const T* rows) const {
     double sum = 0;
     for (int p = 0; p < count; ++p) {
@@ -288,7 +317,8 @@ class MeanField {
       const T* q = q_ + (first + p) * stride_;
       const T* scores = scores_ + (first + p) * stride_;
       double potts = 0;
-      for (int l = 0; l < r_.labels && r_.compat_kind == Weight::kScalar; ++l) potts += double(r_.compat) * total[p * stride_ + l];
+      for (int l = 0; l < r_.labels && r_.compat_kind == Weight::kScalar; ++l)
+        potts += double(r_.compat) * total[p * stride_ + l];
       for (int l = 0; l < r_.labels; ++l) {
         if (!(q[l] > 0)) continue;
         double energy = double(scores[l]) - double(rows[p * stride_ + l]) + potts;
@@ -301,7 +331,8 @@ class MeanField {
   void slice(int thread, int k, int64_t first, int count, int round, const T* in, T* out) {
     const KernelState<T>& kernel = kernels_[k];
     if (kernel.view.lattice) {
-      kernel.lattice.slice(kernel.lattice.blurred(round), first, count, in, gain(k) * kernel.view.lattice->alpha, kernel.view.norm_out, out);
+      kernel.lattice.slice(kernel.lattice.blurred(round), first, count, in,
+                           gain(k) * kernel.view.lattice->alpha, kernel.view.norm_out, out);
     } else {
       const int64_t x = first % row_points_;
       kernel.grid.slice(kernel.expanded[thread], first - x, x, count, gain(k), in, kernel.view.norm_out, out);
@@ -311,7 +342,8 @@ class MeanField {
     for (int k = 0; k < r_.num_kernels; ++k) {
       KernelState<T>& kernel = kernels_[k];
       if (kernel.view.lattice) {
-        kernel.lattice.splat(kernel.lattice.accumulator(thread, round), first, count, rows, kernel.view.norm_in);
+        kernel.lattice.splat(kernel.lattice.accumulator(thread, round), first, count, rows,
+                             kernel.view.norm_in);
       } else {
         const int64_t x = first % row_points_;
         kernel.grid.splat(first / row_points_, first - x, x, count, rows, kernel.view.norm_in);
@@ -320,12 +352,15 @@ class MeanField {
   }
 
   void normalise(int count, T* rows) const {
-    if (one_channel_) tanh_half_array(rows, count);
-    else softmax(count, stride_, rows);
+    if (one_channel_)
+      tanh_half_array(rows, count);
+    else
+      softmax(count, stride_, rows);
   }
   // Planes [L, N] into rows; for one channel, plane 1 minus plane 0.
   bool load(const T* planes, T factor, T pad, int64_t first, int count, T* rows) const {
-    if (!one_channel_) return load_points(planes, r_.points, r_.labels, first, count, factor, pad, stride_, rows);
+    if (!one_channel_)
+      return load_points(planes, r_.points, r_.labels, first, count, factor, pad, stride_, rows);
     T bad = 0;
     for (int p = 0; p < count; ++p) {
       const T a = planes[first + p], b = planes[r_.points + first + p];
@@ -348,18 +383,19 @@ class MeanField {
   bool one_channel_;
   SlabPlan plan_;
   int stride_;
-  bool direct_;             // scalar weights and Potts: messages are added to the scores as they are sliced
+  bool direct_;  // scalar weights and Potts: messages are added to the scores as they are sliced
   bool keep_q_;
   bool grid_ = false;
   int64_t row_points_;
-  T* scores_ = nullptr;     // [N, stride]
-  T* q_ = nullptr;          // [N, stride] where keep_q_
+  T* scores_ = nullptr;  // [N, stride]
+  T* q_ = nullptr;       // [N, stride] where keep_q_
   T* compats_ = nullptr;
   T* scratch_[kMaxThreads];
   bool finite_[kMaxThreads];
   double energy_[kMaxThreads];
   T moved_[kMaxThreads];
   bool stop_ = false;
+  int last_round_ = 0;
   Status status_ = Status::kOk;
 };
 

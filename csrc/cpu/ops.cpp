@@ -9,8 +9,10 @@ namespace {
 
 template <class T>
 Ops<T> ops() {
-  return {make_features<T>, lattice_build<T>,         lattice_sizes,  lattice_export,          lattice_free, lattice_self<T>, filter_workspace<T>,
-          filter<T>,        grid_filter_workspace<T>, grid_filter<T>, mean_field_workspace<T>, mean_field<T>};
+  return {
+      make_features<T>,        lattice_build<T>,    lattice_sizes, lattice_export,           lattice_free,
+      lattice_self<T>,         filter_workspace<T>, filter<T>,     grid_filter_workspace<T>, grid_filter<T>,
+      mean_field_workspace<T>, mean_field<T>};
 }
 
 }  // namespace

@@ -11,7 +11,8 @@ Status make_features(const FeatureRequest<T>& request);
 template <class T>
 Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables);
 LatticeSizes lattice_sizes(const LatticeTables* tables);
-void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* chains, int64_t* chain_starts);
+void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* chains,
+                    int64_t* chain_starts);
 void lattice_free(LatticeTables* tables);
 template <class T>
 Status lattice_self(const LatticeView<T>& lattice, int threads, T* diagonal);
@@ -19,12 +20,14 @@ Status lattice_self(const LatticeView<T>& lattice, int threads, T* diagonal);
 template <class T>
 size_t filter_workspace(const LatticeView<T>& lattice, int channels, int threads);
 template <class T>
-Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose, int threads, void* workspace);
+Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
+              int threads, void* workspace);
 
 template <class T>
 size_t grid_filter_workspace(const GridView<T>& grid, int channels, int threads);
 template <class T>
-Status grid_filter(const GridView<T>& grid, int channels, const T* values, T* out, int threads, void* workspace);
+Status grid_filter(const GridView<T>& grid, int channels, const T* values, T* out, int threads,
+                   void* workspace);
 
 template <class T>
 size_t mean_field_workspace(const MeanFieldRequest<T>& request);

@@ -56,7 +56,8 @@ void Team::barrier() {
 
 namespace {
 
-// Denormal numbers are flushed while the engine runs: labels of vanishing probability would otherwise cost a hundred cycles each.
+// Denormal numbers are flushed while the engine runs: labels of vanishing probability would otherwise cost a
+// hundred cycles each.
 class FlushDenormals {
  public:
 #if defined(__x86_64__)

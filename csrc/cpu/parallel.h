@@ -1,8 +1,8 @@
 // The only threading: a team of threads that lives for one call.
 //
-// No pool outlives a call, so a forked worker inherits nothing to hang on, and nothing is shared with other libraries' thread settings.
-// Starting a thread costs about 20 us, a call a few ms.  Barriers spin briefly and then sleep: on a busy machine a spinning thread would
-// burn the time slice that the late one needs.
+// No pool outlives a call, so a forked worker inherits nothing to hang on, and nothing is shared with other
+// libraries' thread settings. Starting a thread costs about 20 us, a call a few ms.  Barriers spin briefly
+// and then sleep: on a busy machine a spinning thread would burn the time slice that the late one needs.
 #pragma once
 #include <cstdint>
 
@@ -24,7 +24,8 @@ class Team {
 
 using TeamBody = void (*)(void* context, Team& team, int thread);
 
-// Runs body on up to `threads` threads, the caller being thread 0; fewer when the system refuses more.  Bodies must not throw.
+// Runs body on up to `threads` threads, the caller being thread 0; fewer when the system refuses more. Bodies
+// must not throw.
 void run_team(int threads, TeamBody body, void* context);
 
 }  // namespace densecrf
@@ -34,7 +35,8 @@ DENSECRF_BEGIN
 template <class F>
 inline void parallel(int threads, F&& body) {
   run_team(
-      threads, [](void* context, Team& team, int thread) { (*static_cast<F*>(context))(team, thread); }, const_cast<void*>(static_cast<const void*>(&body)));
+      threads, [](void* context, Team& team, int thread) { (*static_cast<F*>(context))(team, thread); },
+      const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 struct Range {

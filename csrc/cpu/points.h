@@ -21,12 +21,14 @@ inline void transpose_tile(const T* from, int64_t from_step, T* to, int64_t to_s
 
 // to[j, i] = factor * from[i, j], i < rows, j < columns.
 template <class T>
-inline void transpose(int rows, int columns, const T* from, int64_t from_step, T* to, int64_t to_step, T factor) {
+inline void transpose(int rows, int columns, const T* from, int64_t from_step, T* to, int64_t to_step,
+                      T factor) {
   constexpr int kTile = 4;
   int i = 0;
   for (; i + kTile <= rows; i += kTile) {
     int j = 0;
-    for (; j + kTile <= columns; j += kTile) transpose_tile<T, kTile>(from + i * from_step + j, from_step, to + j * to_step + i, to_step, factor);
+    for (; j + kTile <= columns; j += kTile)
+      transpose_tile<T, kTile>(from + i * from_step + j, from_step, to + j * to_step + i, to_step, factor);
     for (; j < columns; ++j) {
       for (int k = i; k < i + kTile; ++k) to[j * to_step + k] = factor * from[k * from_step + j];
     }
@@ -36,9 +38,11 @@ inline void transpose(int rows, int columns, const T* from, int64_t from_step, T
   }
 }
 
-// rows[p, c] = factor * planes[c, first + p]; channels beyond C get `pad`.  Returns false when a value is not finite.
+// rows[p, c] = factor * planes[c, first + p]; channels beyond C get `pad`.  Returns false when a value is not
+// finite.
 template <class T>
-[[gnu::noinline]] inline bool load_points(const T* planes, int64_t points, int channels, int64_t first, int count, T factor, T pad, int stride, T* rows) {
+[[gnu::noinline]] inline bool load_points(const T* planes, int64_t points, int channels, int64_t first,
+                                          int count, T factor, T pad, int stride, T* rows) {
   transpose(channels, count, planes + first, points, rows, int64_t(stride), factor);
   for (int p = 0; p < count; ++p) {
     for (int c = channels; c < stride; ++c) rows[int64_t(p) * stride + c] = 0;
@@ -60,7 +64,8 @@ template <class T>
 }
 
 template <class T>
-[[gnu::noinline]] inline void store_points(const T* rows, int stride, int64_t points, int channels, int64_t first, int count, T* planes) {
+[[gnu::noinline]] inline void store_points(const T* rows, int stride, int64_t points, int channels,
+                                           int64_t first, int count, T* planes) {
   transpose(count, channels, rows, int64_t(stride), planes + first, points, T(1));
 }
 

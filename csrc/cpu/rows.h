@@ -1,8 +1,9 @@
 // Rows of channels as SIMD vectors, and the slab layout of values on lattice vertices.
 //
-// A value array over M vertices and C channels is cut into slabs of 16 channels and one narrower rest: slab after slab, each
-// [M, W].  A row of 16 floats is one cache line, and one slab can be blurred while it stays
-// in cache.  Points hold their channels in one row of `stride` (sum of the widths) elements.
+// A value array over M vertices and C channels is cut into slabs of up to 32 channels: slab after slab, each
+// [M, W].  One slab's rows are contiguous, so that a vertex costs one or two cache lines, and one slab can be
+// blurred while it stays in cache.  Points hold their channels in one row of `stride` (sum of the widths)
+// elements.
 #pragma once
 #include "cpu/buffer.h"
 #include "densecrf.h"
@@ -25,10 +26,10 @@ struct Vec<T, 1> {
   using type = T;
   using loose = T;
 };
-#define DENSECRF_VEC(T, W)                                                                      \
-  template <>                                                                                   \
-  struct Vec<T, W> {                                                                            \
-    typedef T type __attribute__((vector_size(W * sizeof(T))));                                 \
+#define DENSECRF_VEC(T, W)                                                                       \
+  template <>                                                                                    \
+  struct Vec<T, W> {                                                                             \
+    typedef T type __attribute__((vector_size(W * sizeof(T))));                                  \
     typedef T loose __attribute__((vector_size(W * sizeof(T)), aligned(alignof(T)), may_alias)); \
   };
 DENSECRF_VEC(float, 2)
@@ -40,11 +41,12 @@ DENSECRF_VEC(double, 4)
 DENSECRF_VEC(double, 8)
 #undef DENSECRF_VEC
 
-// W channels in registers; W = 0 is nothing at all, so that pairs of slabs need no special case.
+// W channels in registers.
 template <class T, int W>
 struct Row {
   static constexpr int kNative = kVectorBytes / int(sizeof(T));
-  static constexpr int kLanes = W < kNative ? W : kNative;
+  static constexpr int kLanes = W < kNative ? W : W % kNative == 0 ? kNative : 8;
+  static_assert(W % kLanes == 0, "a row is a whole number of vectors");
   static constexpr int kVecs = W / kLanes;
   using V = typename Vec<T, kLanes>::type;
   using Loose = typename Vec<T, kLanes>::loose;
@@ -79,52 +81,55 @@ struct Row {
     for (int i = 0; i < kVecs; ++i) v[i] = v[i] < x.v[i] ? x.v[i] : v[i];
   }
 };
-template <class T>
-struct Row<T, 0> {
-  static Row zero() { return {}; }
-  static Row load(const T*) { return {}; }
-  void store(T*) const {}
-  void add_scaled(T, const T*) {}
-  void add_scaled(T, const Row&) {}
-  void scale(T) {}
-};
+constexpr int kSlab = 32;
 
-// Two neighbouring slabs that are sliced and splatted together, so that a point's vertex ids and weights are read once for up to 32 channels.
-struct SlabPair {
-  int column;          // first channel
-  int width, width2;   // of the two slabs; width2 may be 0
-};
-
-constexpr int kSlab = 16;
-
-inline int padded_width(int channels) {
-  int w = 1;
-  while (w < channels) w *= 2;
-  return w;
+// The widths that code is compiled for.
+inline int slab_width(int channels) {
+  if (channels > 24) return 32;
+  if (channels > 16) return 24;
+  int width = 1;
+  while (width < channels) width *= 2;
+  return width;
 }
 
-// Widths of the slabs for C channels.
+// Calls f with the width as a type: for_width(24, [](auto w) { constexpr int W = decltype(w)::value; ... }).
+template <int N>
+struct Int {
+  static constexpr int value = N;
+};
+template <class F>
+inline void for_width(int width, F&& f) {
+  switch (width) {
+    case 32:
+      return f(Int<32>());
+    case 24:
+      return f(Int<24>());
+    case 16:
+      return f(Int<16>());
+    case 8:
+      return f(Int<8>());
+    case 4:
+      return f(Int<4>());
+    case 2:
+      return f(Int<2>());
+    default:
+      return f(Int<1>());
+  }
+}
+
+// How C channels are cut into slabs: full ones, and one for the rest.
 class SlabPlan {
  public:
-  explicit SlabPlan(int channels) : channels_(channels) {
-    int whole = channels / kSlab, rest = channels % kSlab;
-    slabs_ = whole + (rest > 0);
-    // Beside a full slab, a rest narrower than 4 is padded to 4: fewer shapes to compile.
-    last_ = rest ? padded_width(whole > 0 && rest < 4 ? 4 : rest) : kSlab;
-    if (slabs_ == 0) last_ = 0;
-  }
-  int channels() const { return channels_; }
+  explicit SlabPlan(int channels)
+      : slabs_((channels + kSlab - 1) / kSlab),
+        last_(channels ? slab_width(channels - (slabs_ - 1) * kSlab) : 0) {}
   int slabs() const { return slabs_; }
-  int pairs() const { return (slabs_ + 1) / 2; }
+  int column(int slab) const { return slab * kSlab; }  // first channel
   int width(int slab) const { return slab == slabs_ - 1 ? last_ : kSlab; }
   int stride() const { return slabs_ ? (slabs_ - 1) * kSlab + last_ : 0; }
-  SlabPair pair(int i) const {
-    int first = 2 * i;
-    return {first * kSlab, width(first), first + 1 < slabs_ ? width(first + 1) : 0};
-  }
 
  private:
-  int channels_, slabs_, last_;
+  int slabs_, last_;
 };
 
 DENSECRF_END

@@ -1,8 +1,9 @@
 // The diagonal of the lattice filter: what a point sends to itself.
 //
-// A vertex of the point's simplex reaches another one, m steps up along the simplex's own order, in two ways: one step up along each of
-// those m axes, or one step down along each of the other d+1-m (all d+1 steps together lead back).  The blur takes the axes one after the
-// other, so a way counts only if every vertex that it passes exists.
+// A vertex of the point's simplex reaches another one, m steps up along the simplex's own order, in two ways:
+// one step up along each of those m axes, or one step down along each of the other d+1-m (all d+1 steps
+// together lead back).  The blur takes the axes one after the other, so a way counts only if every vertex
+// that it passes exists.
 #include "cpu/buffer.h"
 #include "cpu/ops.h"
 #include "cpu/parallel.h"
@@ -15,7 +16,8 @@ template <class T>
 class SelfMessage {
  public:
   // links: [d+1, M, 2], vertex one step down and up each axis, or M.
-  SelfMessage(const LatticeView<T>& lattice, const int32_t* links) : lattice_(lattice), links_(links), corners_(lattice.dims + 1) {}
+  SelfMessage(const LatticeView<T>& lattice, const int32_t* links)
+      : lattice_(lattice), links_(links), corners_(lattice.dims + 1) {}
 
   static void link(const LatticeView<T>& lattice, int axis, int32_t* links) {
     int32_t* out = links + 2 * lattice.vertices * axis;
@@ -38,14 +40,17 @@ class SelfMessage {
         bool up[kMaxDims + 1] = {};
         for (int k = from; k != to; k = (k + 1) % corners_) up[axis[k]] = true;
         T sum = walk(id[from], id[to], up, true) + walk(id[from], id[to], up, false);
-        if (from == to) sum += T(1) + walk_all(id[from], true);  // stay; all steps up (all steps down was counted above)
+        if (from == to)
+          sum += T(1) + walk_all(id[from], true);  // stay; all steps up (all steps down was counted above)
         out[from * corners_ + to] = sum;
       }
     }
   }
 
  private:
-  int32_t neighbour(int32_t v, int axis, bool up) const { return links_[2 * (lattice_.vertices * axis + v) + up]; }
+  int32_t neighbour(int32_t v, int axis, bool up) const {
+    return links_[2 * (lattice_.vertices * axis + v) + up];
+  }
   int axis_between(int32_t from, int32_t to) const {
     for (int a = 0; a < corners_; ++a) {
       if (neighbour(from, a, true) == to) return a;
@@ -84,13 +89,17 @@ Status lattice_self(const LatticeView<T>& lattice, int threads, T* diagonal) {
   const int corners = lattice.dims + 1;
   Buffer<T> coefficients;
   Buffer<int32_t> links;
-  if (!coefficients.resize(lattice.simplices * corners * corners) || !links.resize(2 * lattice.vertices * corners)) return Status::kOutOfMemory;
+  if (!coefficients.resize(lattice.simplices * corners * corners) ||
+      !links.resize(2 * lattice.vertices * corners))
+    return Status::kOutOfMemory;
   parallel(threads, [&](Team& team, int thread) {
-    for (int axis = thread; axis < corners; axis += team.size()) SelfMessage<T>::link(lattice, axis, links.data());
+    for (int axis = thread; axis < corners; axis += team.size())
+      SelfMessage<T>::link(lattice, axis, links.data());
     team.barrier();
     SelfMessage<T> self(lattice, links.data());
     Range simplices = band(lattice.simplices, team.size(), thread);
-    for (int64_t s = simplices.begin; s < simplices.end; ++s) self.coefficients(s, &coefficients[s * corners * corners]);
+    for (int64_t s = simplices.begin; s < simplices.end; ++s)
+      self.coefficients(s, &coefficients[s * corners * corners]);
     team.barrier();
     Range points = band(lattice.points, team.size(), thread);
     for (int64_t p = points.begin; p < points.end; ++p) {

@@ -1,4 +1,4 @@
-// Splat and slice of a run of points, for a pair of slabs (Adams et al. 2010, sections 3.1 and 3.3).
+// Splat and slice of a run of points, for one slab (Adams et al. 2010, sections 3.1 and 3.3).
 #pragma once
 #include "cpu/rows.h"
 
@@ -14,111 +14,71 @@ struct VertexValues {
 
 // out[p] = in[p] + gain * out_scale[p] * sum_k weight_k * values[vertex_k]
 template <class T>
-using SliceFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count, const T* in,
-                         T gain, const T* out_scale, T* out, int stride);
+using SliceFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first,
+                         int count, const T* in, T gain, const T* out_scale, T* out, int stride);
 // values[vertex_k] += weight_k * in_scale[p] * rows[p]
 template <class T>
-using SplatFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count, const T* in,
-                         const T* in_scale, int stride);
+using SplatFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first,
+                         int count, const T* in, const T* in_scale, int stride);
 
-template <class T, int D, int W, int W2>
-void slice_points(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count, const T* in,
-                  T gain, const T* out_scale, T* out, int stride) {
+template <class T, int D, int W>
+void slice_points(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count,
+                  const T* in, T gain, const T* out_scale, T* out, int stride) {
   const int corners = (D ? D : lattice.dims) + 1;
-  const T* a = values.slab(column);
-  const T* b = values.slab(column + W);
-  for (int p = 0; p < count; ++p) {
+  const T* slab = values.slab(column);
+  in += column;
+  out += column;
+  for (int p = 0; p < count; ++p, in += stride, out += stride) {
     const T* w = lattice.weights + (first + p) * corners;
     const int32_t* id = lattice.simplex_vertices + int64_t(lattice.simplex[first + p]) * corners;
-    auto x = Row<T, W>::zero();
-    auto y = Row<T, W2>::zero();
-    for (int k = 0; k < corners; ++k) {
-      x.add_scaled(w[k], a + int64_t(id[k]) * W);
-      y.add_scaled(w[k], b + int64_t(id[k]) * W2);
-    }
-    const T scale = out_scale ? gain * out_scale[first + p] : gain;
-    const int64_t at = int64_t(p) * stride + column;
-    auto x0 = Row<T, W>::load(in + at);
-    auto y0 = Row<T, W2>::load(in + at + W);
-    x0.add_scaled(scale, x);
-    y0.add_scaled(scale, y);
-    x0.store(out + at);
-    y0.store(out + at + W);
+    auto sum = Row<T, W>::zero();
+    for (int k = 0; k < corners; ++k) sum.add_scaled(w[k], slab + int64_t(id[k]) * W);
+    auto row = Row<T, W>::load(in);
+    row.add_scaled(out_scale ? gain * out_scale[first + p] : gain, sum);
+    row.store(out);
   }
 }
 
-template <class T, int D, int W, int W2>
-void splat_points(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count, const T* in,
-                  const T* in_scale, int stride) {
+template <class T, int D, int W>
+void splat_points(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count,
+                  const T* in, const T* in_scale, int stride) {
   const int corners = (D ? D : lattice.dims) + 1;
-  T* a = values.slab(column);
-  T* b = values.slab(column + W);
-  for (int p = 0; p < count; ++p) {
+  T* slab = values.slab(column);
+  in += column;
+  for (int p = 0; p < count; ++p, in += stride) {
     const T* w = lattice.weights + (first + p) * corners;
     const int32_t* id = lattice.simplex_vertices + int64_t(lattice.simplex[first + p]) * corners;
-    const int64_t at = int64_t(p) * stride + column;
-    auto x = Row<T, W>::load(in + at);
-    auto y = Row<T, W2>::load(in + at + W);
-    if (in_scale) {
-      x.scale(in_scale[first + p]);
-      y.scale(in_scale[first + p]);
-    }
+    auto row = Row<T, W>::load(in);
+    if (in_scale) row.scale(in_scale[first + p]);
     for (int k = 0; k < corners; ++k) {
-      T* pa = a + int64_t(id[k]) * W;
-      T* pb = b + int64_t(id[k]) * W2;
-      auto va = Row<T, W>::load(pa);
-      auto vb = Row<T, W2>::load(pb);
-      va.add_scaled(w[k], x);
-      vb.add_scaled(w[k], y);
-      va.store(pa);
-      vb.store(pb);
+      T* at = slab + int64_t(id[k]) * W;
+      auto sum = Row<T, W>::load(at);
+      sum.add_scaled(w[k], row);
+      sum.store(at);
     }
   }
-}
-
-template <class T, int D>
-inline SliceFn<T> slice_for_widths(SlabPair pair) {
-  if (pair.width2 == 16) return slice_points<T, D, 16, 16>;
-  if (pair.width2 == 8) return slice_points<T, D, 16, 8>;
-  if (pair.width2 == 4) return slice_points<T, D, 16, 4>;
-  if (pair.width == 16) return slice_points<T, D, 16, 0>;
-  if (pair.width == 8) return slice_points<T, D, 8, 0>;
-  if (pair.width == 4) return slice_points<T, D, 4, 0>;
-  if (pair.width == 2) return slice_points<T, D, 2, 0>;
-  return slice_points<T, D, 1, 0>;
-}
-template <class T, int D>
-inline SplatFn<T> splat_for_widths(SlabPair pair) {
-  if (pair.width2 == 16) return splat_points<T, D, 16, 16>;
-  if (pair.width2 == 8) return splat_points<T, D, 16, 8>;
-  if (pair.width2 == 4) return splat_points<T, D, 16, 4>;
-  if (pair.width == 16) return splat_points<T, D, 16, 0>;
-  if (pair.width == 8) return splat_points<T, D, 8, 0>;
-  if (pair.width == 4) return splat_points<T, D, 4, 0>;
-  if (pair.width == 2) return splat_points<T, D, 2, 0>;
-  return splat_points<T, D, 1, 0>;
 }
 
 // The code for float and the common dimensions is unrolled over the corners; the rest loops.
-template <class T>
-inline SliceFn<T> slice_function(int dims, SlabPair pair) {
+template <class T, int W>
+inline SliceFn<T> slice_function(int dims) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (dims == 2) return slice_for_widths<T, 2>(pair);
-    if (dims == 3) return slice_for_widths<T, 3>(pair);
-    if (dims == 5) return slice_for_widths<T, 5>(pair);
-    if (dims == 6) return slice_for_widths<T, 6>(pair);
+    if (dims == 2) return slice_points<T, 2, W>;
+    if (dims == 3) return slice_points<T, 3, W>;
+    if (dims == 5) return slice_points<T, 5, W>;
+    if (dims == 6) return slice_points<T, 6, W>;
   }
-  return slice_for_widths<T, 0>(pair);
+  return slice_points<T, 0, W>;
 }
-template <class T>
-inline SplatFn<T> splat_function(int dims, SlabPair pair) {
+template <class T, int W>
+inline SplatFn<T> splat_function(int dims) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (dims == 2) return splat_for_widths<T, 2>(pair);
-    if (dims == 3) return splat_for_widths<T, 3>(pair);
-    if (dims == 5) return splat_for_widths<T, 5>(pair);
-    if (dims == 6) return splat_for_widths<T, 6>(pair);
+    if (dims == 2) return splat_points<T, 2, W>;
+    if (dims == 3) return splat_points<T, 3, W>;
+    if (dims == 5) return splat_points<T, 5, W>;
+    if (dims == 6) return splat_points<T, 6, W>;
   }
-  return splat_for_widths<T, 0>(pair);
+  return splat_points<T, 0, W>;
 }
 
 DENSECRF_END

@@ -1,7 +1,8 @@
-// The only file that sees pybind11: arrays become pointers and sizes, the GIL is released, statuses become exceptions.
+// The only file that sees pybind11: arrays become pointers and sizes, the GIL is released, statuses become
+// exceptions.
 //
-// _C.f32 and _C.f64 hold the same functions for the two precisions.  Arrays must have the right dtype and be C-contiguous: densecrf/_native.py
-// sees to that.
+// _C.f32 and _C.f64 hold the same functions for the two precisions.  Arrays must have the right dtype and be
+// C-contiguous: densecrf/_native.py sees to that.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -39,12 +40,18 @@ const Ops<double>& ops() {
 
 void check(Status status) {
   switch (status) {
-    case Status::kOk: return;
-    case Status::kOutOfMemory: throw std::bad_alloc();
-    case Status::kNotFinite: throw py::value_error("not finite");
-    case Status::kRangeTooLarge: throw std::overflow_error("range too large");
-    case Status::kTooManyVertices: throw std::overflow_error("too many vertices");
-    case Status::kInterrupted: throw py::error_already_set();
+    case Status::kOk:
+      return;
+    case Status::kOutOfMemory:
+      throw std::bad_alloc();
+    case Status::kNotFinite:
+      throw py::value_error("not finite");
+    case Status::kRangeTooLarge:
+      throw std::overflow_error("range too large");
+    case Status::kTooManyVertices:
+      throw std::overflow_error("too many vertices");
+    case Status::kInterrupted:
+      throw py::error_already_set();
   }
 }
 
@@ -98,13 +105,14 @@ struct HeldLattice {
         chains(t[3].cast<Ints>()),
         chain_starts(t[4].cast<Array<int64_t>>()),
         weights(t[1].cast<Array<T>>()) {
-    expect(simplex.ndim() == 1 && weights.ndim() == 2 && simplex_vertices.ndim() == 2, "lattice arrays have wrong ranks");
+    expect(simplex.ndim() == 1 && weights.ndim() == 2 && simplex_vertices.ndim() == 2,
+           "lattice arrays have wrong ranks");
     view.points = simplex.shape(0);
     view.dims = int(weights.shape(1)) - 1;
     view.simplices = simplex_vertices.shape(0);
     view.vertices = t[5].cast<int64_t>();
-    expect(weights.shape(0) == view.points && simplex_vertices.shape(1) == view.dims + 1 && chain_starts.size() == view.dims + 2 &&
-               chains.size() == chain_starts.at(view.dims + 1),
+    expect(weights.shape(0) == view.points && simplex_vertices.shape(1) == view.dims + 1 &&
+               chain_starts.size() == view.dims + 2 && chains.size() == chain_starts.at(view.dims + 1),
            "lattice arrays have mismatched shapes");
     view.simplex = simplex.data();
     view.weights = weights.data();
@@ -125,7 +133,8 @@ struct HeldGrid {
     auto size = t[0].cast<std::vector<int64_t>>();
     auto spacing = t[1].cast<std::vector<int>>();
     taps = t[2].cast<std::vector<Array<T>>>();
-    expect(size.size() == kGridAxes && spacing.size() == kGridAxes && taps.size() == kGridAxes, "grid wants three axes");
+    expect(size.size() == kGridAxes && spacing.size() == kGridAxes && taps.size() == kGridAxes,
+           "grid wants three axes");
     for (int a = 0; a < kGridAxes; ++a) {
       expect(size[a] >= 1 && spacing[a] >= 1 && taps[a].size() >= 1, "grid sizes must be positive");
       view.size[a] = size[a];
@@ -147,7 +156,8 @@ const T* optional(const py::handle& object, int64_t size, std::vector<Array<T>>*
 
 // A number, a vector [L] or a matrix [L, L].
 template <class T>
-Weight weight_of(const py::handle& object, int labels, T* scalar, const T** values, std::vector<Array<T>>* keep) {
+Weight weight_of(const py::handle& object, int labels, T* scalar, const T** values,
+                 std::vector<Array<T>>* keep) {
   *values = nullptr;
   *scalar = 0;
   if (py::isinstance<py::float_>(object) || py::isinstance<py::int_>(object)) {
@@ -157,15 +167,18 @@ Weight weight_of(const py::handle& object, int labels, T* scalar, const T** valu
   keep->push_back(object.cast<Array<T>>());
   const Array<T>& a = keep->back();
   bool vector = a.ndim() == 1;
-  expect(vector ? a.shape(0) == labels : a.ndim() == 2 && a.shape(0) == labels && a.shape(1) == labels, "weight has the wrong shape");
+  expect(vector ? a.shape(0) == labels : a.ndim() == 2 && a.shape(0) == labels && a.shape(1) == labels,
+         "weight has the wrong shape");
   *values = a.data();
   return vector ? Weight::kVector : Weight::kMatrix;
 }
 
 template <class T>
-Array<T> make_features(const std::vector<int64_t>& size, int spatial, const std::vector<T>& spatial_sigma, const py::object& image,
-                       const std::vector<T>& channel_sigma, int threads) {
-  expect(size.size() == kGridAxes && spatial_sigma.size() == kGridAxes && spatial >= 0 && spatial <= kGridAxes, "wrong number of axes");
+Array<T> make_features(const std::vector<int64_t>& size, int spatial, const std::vector<T>& spatial_sigma,
+                       const py::object& image, const std::vector<T>& channel_sigma, int threads) {
+  expect(
+      size.size() == kGridAxes && spatial_sigma.size() == kGridAxes && spatial >= 0 && spatial <= kGridAxes,
+      "wrong number of axes");
   expect_threads(threads);
   const int64_t points = size[0] * size[1] * size[2];
   const int channels = int(channel_sigma.size());
@@ -182,9 +195,12 @@ Array<T> make_features(const std::vector<int64_t>& size, int spatial, const std:
   Array<T> values;
   if (channels > 0) {
     request.image_is_uint8 = py::isinstance<py::array_t<uint8_t>>(image);
-    if (request.image_is_uint8) bytes = image.cast<Array<uint8_t>>();
-    else values = image.cast<Array<T>>();
-    expect((request.image_is_uint8 ? bytes.size() : values.size()) == points * channels, "image has the wrong size");
+    if (request.image_is_uint8)
+      bytes = image.cast<Array<uint8_t>>();
+    else
+      values = image.cast<Array<T>>();
+    expect((request.image_is_uint8 ? bytes.size() : values.size()) == points * channels,
+           "image has the wrong size");
     request.image = request.image_is_uint8 ? static_cast<const void*>(bytes.data()) : values.data();
   }
   Array<T> features({points, int64_t(spatial + channels)});
@@ -195,14 +211,22 @@ Array<T> make_features(const std::vector<int64_t>& size, int spatial, const std:
 }
 
 template <class T>
-py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin, bool dilate, int threads) {
+py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin, bool bridges, int threads) {
   expect(features.ndim() == 2 && features.shape(0) >= 1, "features must be [N, d]");
   expect(features.shape(1) >= 1 && features.shape(1) <= kMaxDims, "features have too many dimensions");
   expect_threads(threads);
   const int64_t points = features.shape(0), corners = features.shape(1) + 1;
   Ints simplex(points);
   Array<T> weights({points, corners});
-  LatticeRequest<T> request{features.data(), points, int(corners) - 1, scale, pad_origin, dilate, threads, simplex.mutable_data(), weights.mutable_data()};
+  LatticeRequest<T> request{features.data(),
+                            points,
+                            int(corners) - 1,
+                            scale,
+                            pad_origin,
+                            bridges,
+                            threads,
+                            simplex.mutable_data(),
+                            weights.mutable_data()};
   struct Owner {
     LatticeTables* tables = nullptr;
     ~Owner() {
@@ -297,8 +321,9 @@ bool checkpoint(void* data, int done) {
 
 // kernels: tuples (lattice or None, grid or None, norm_in, norm_out, self, weight)
 template <class T>
-py::tuple mean_field(Workspace& workspace, const Array<T>& unary, T unary_sign, const py::object& initial, const py::list& kernels,
-                     const py::object& compatibility, int iterations, T damping, T tolerance, const py::object& mask, bool free_energy, int threads,
+py::tuple mean_field(Workspace& workspace, const Array<T>& unary, T unary_sign, const py::object& initial,
+                     const py::list& kernels, const py::object& compatibility, int iterations, T damping,
+                     T tolerance, const py::object& mask, bool free_energy, int threads,
                      const py::object& progress) {
   expect(unary.ndim() == 2 && unary.size() > 0, "unary must be [L, N]");
   expect_threads(threads);
