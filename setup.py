@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
 
 # Sources of csrc/cpu that are compiled once, without -march; everything else there once per SIMD level.
-COMPILED_ONCE = ("dispatch.cpp", "parallel.cpp")
+COMPILED_ONCE = ("dispatch.cpp", "memory.cpp", "parallel.cpp")
 
 # SIMD sources that decide which lattice cell a point falls into.  Fused multiply-adds would round differently
 # from level to level and a point on a border would change cells; so they are off here and on elsewhere.
@@ -73,9 +73,7 @@ class Mode:
     def from_environment(cls) -> Mode:
         sanitize = os.environ.get("DENSECRF_SANITIZE", "").replace(" ", "")
         if not re.fullmatch(r"[a-z,-]*", sanitize):
-            raise CompileError(
-                f"DENSECRF_SANITIZE must be a list such as address,undefined; got {sanitize!r}."
-            )
+            raise CompileError(f"DENSECRF_SANITIZE must be a list such as address,undefined; got {sanitize!r}.")
         return cls(debug=os.environ.get("DENSECRF_DEBUG", "0") not in ("", "0"), sanitize=sanitize)
 
     @property

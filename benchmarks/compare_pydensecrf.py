@@ -71,9 +71,7 @@ def photographs(width: int, height: int) -> list[tuple[str, Array]]:
             image = file.convert("RGB")
         scale = max(width / image.width, height / image.height)
         if scale > 1:
-            image = image.resize(
-                (round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC
-            )
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
         pixels = np.array(image)[:height, :width].copy()  # pydensecrf wants it contiguous and writable
         found.append((path.stem, pixels))
     return found
@@ -109,9 +107,7 @@ def theirs(image: Array, unary: Array, setting: str, case: Case) -> Array:
 
 def check(image: Array, unary: Array, setting: str, case: Case) -> None:
     """Stop unless the classic mode agrees with pydensecrf."""
-    difference = np.abs(
-        ours(image, unary, setting, case, 2, "classic") - theirs(image, unary, setting, case)
-    ).max()
+    difference = np.abs(ours(image, unary, setting, case, 2, "classic") - theirs(image, unary, setting, case)).max()
     if difference > 1e-3:
         raise SystemExit(f"classic and pydensecrf differ by {difference:.1e} on {case}, {setting}")
 
@@ -158,11 +154,7 @@ def print_peak(engine: str, setting: str, case: Case) -> None:
     now = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     del ballast
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
-    result = (
-        theirs(image, unary, setting, case)
-        if engine == "pydensecrf"
-        else ours(image, unary, setting, case, 2)
-    )
+    result = theirs(image, unary, setting, case) if engine == "pydensecrf" else ours(image, unary, setting, case, 2)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert result.shape == unary.shape and peak > before >= now
     print((peak - resident) / 1024)
@@ -183,17 +175,13 @@ def row(case: Case, setting: str, rounds: int) -> dict[str, Any]:
         seconds = time_case(case, setting, rounds, image)
         middle = {engine: median(values) for engine, values in seconds.items()}
         ratios = {engine: middle["pydensecrf"] / middle[engine] for engine in ("1 thread", "2 threads")}
-        lines.append(
-            {"photo": name, "M/N": lattice_ratio(case, setting, image), "seconds": seconds, "ratio": ratios}
-        )
+        lines.append({"photo": name, "M/N": lattice_ratio(case, setting, image), "seconds": seconds, "ratio": ratios})
     summary = {
         "case": case._asdict(),
         "setting": setting,
         "photos": lines,
         "M/N": median(line["M/N"] for line in lines),
-        "ratio": {
-            engine: median(line["ratio"][engine] for line in lines) for engine in ("1 thread", "2 threads")
-        },
+        "ratio": {engine: median(line["ratio"][engine] for line in lines) for engine in ("1 thread", "2 threads")},
         "ms": {
             engine: 1000 * median(median(line["seconds"][engine]) for line in lines)
             for engine in ("pydensecrf", "1 thread", "2 threads")
@@ -204,18 +192,14 @@ def row(case: Case, setting: str, rounds: int) -> dict[str, Any]:
         f"{case.width}x{case.height} L={case.labels} T={case.iterations} {setting:9} M/N {summary['M/N']:.2f}  "
         + "  ".join(f"{e} {v:.0f} ms" for e, v in summary["ms"].items())
         + "  "
-        + "  ".join(
-            f"{e}: {v:.1f}x ({min(spread[e]):.1f}-{max(spread[e]):.1f})" for e, v in summary["ratio"].items()
-        ),
+        + "  ".join(f"{e}: {v:.1f}x ({min(spread[e]):.1f}-{max(spread[e]):.1f})" for e, v in summary["ratio"].items()),
         flush=True,
     )
     return summary
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", choices=["main", "all"], default="main")
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--rounds", type=int, default=7)
@@ -238,9 +222,7 @@ def main() -> None:
             **_native.info(),
             "version": densecrf.__version__,
         }
-        options.output.write_text(
-            json.dumps({"environment": stamp, "rows": rows, "peak_MB": peaks}, indent=1) + "\n"
-        )
+        options.output.write_text(json.dumps({"environment": stamp, "rows": rows, "peak_MB": peaks}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

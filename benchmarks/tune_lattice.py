@@ -111,9 +111,7 @@ def tune(dims: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dims", type=int, nargs="+", default=list(DIMENSIONS))
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     options = parser.parse_args()

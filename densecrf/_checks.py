@@ -101,9 +101,7 @@ def per_axis(name: str, values: tuple[float, ...], count: int, what: str) -> tup
     if len(values) == 1:
         return values * count
     if len(values) != count:
-        raise ValueError(
-            f"{name}: must be one number or one for each of the {count} {what}, got {len(values)}"
-        )
+        raise ValueError(f"{name}: must be one number or one for each of the {count} {what}, got {len(values)}")
     return values
 
 
@@ -116,13 +114,10 @@ def weight(name: str, value: Any, num_labels: int | None = None) -> float | NDAr
     found = finite(name, array(name, value).astype(np.float64))
     square = found.ndim == 2 and found.shape[0] == found.shape[1]
     if not (found.ndim == 1 or square):
-        raise ValueError(
-            f"{name}: must be a number, a vector [L] or a matrix [L, L], got shape {found.shape}"
-        )
+        raise ValueError(f"{name}: must be a number, a vector [L] or a matrix [L, L], got shape {found.shape}")
     if num_labels is not None and found.shape[0] != num_labels:
         raise ValueError(
-            f"{name}: must be a number, [{num_labels}] or [{num_labels}, {num_labels}], "
-            f"got shape {found.shape}"
+            f"{name}: must be a number, [{num_labels}] or [{num_labels}, {num_labels}], got shape {found.shape}"
         )
     _not_too_large(name, np.abs(found).max(), found.flat[np.abs(found).argmax()])
     return found
@@ -130,6 +125,4 @@ def weight(name: str, value: Any, num_labels: int | None = None) -> float | NDAr
 
 def _not_too_large(name: str, size: float, value: float) -> None:
     if size > LARGEST_WEIGHT:
-        raise ValueError(
-            f"{name}: must lie between -{LARGEST_WEIGHT:g} and {LARGEST_WEIGHT:g}, got {value:g}"
-        )
+        raise ValueError(f"{name}: must lie between -{LARGEST_WEIGHT:g} and {LARGEST_WEIGHT:g}, got {value:g}")

@@ -149,9 +149,7 @@ def initial(given: Any, labels: int, shape: tuple[int, ...], dtype: np.dtype[Any
         raise ValueError(f"initial: must be probabilities, got {found.min():g}")
     sums = found.sum(axis=0, dtype=np.float64)
     if np.abs(sums - 1).max() > _SUM_TOLERANCE:
-        raise ValueError(
-            f"initial: must sum to 1 over axis 0, got sums from {sums.min():g} to {sums.max():g}"
-        )
+        raise ValueError(f"initial: must sum to 1 over axis 0, got sums from {sums.min():g} to {sums.max():g}")
     return _checks.native(found.reshape(labels, -1), dtype)
 
 
@@ -176,9 +174,7 @@ def scores(
     name = "logits" if logits is not None else "probs" if probs is not None else "unary"
     found = _checks.array(name, given)
     if found.ndim != len(shape) + 1 and found.ndim != 2:
-        raise ValueError(
-            f"{name}: must have shape [L, {', '.join(map(str, shape))}], got shape {found.shape}"
-        )
+        raise ValueError(f"{name}: must have shape [L, {', '.join(map(str, shape))}], got shape {found.shape}")
     if logits is not None and found.ndim == len(shape) + 1 and found.shape[1:] != shape:
         found = upsample(found, shape, dtype)
     if found.shape[1:] != (int(np.prod(shape)),):
@@ -246,9 +242,7 @@ def _stretch(values: Array, size: int, axis: int) -> Array:
         return values
     centres = np.clip((np.arange(size) + 0.5) * (count / size) - 0.5, 0, count - 1)
     low = centres.astype(np.intp)
-    rest = (
-        (centres - low).astype(values.dtype)[:, None] if axis == 1 else (centres - low).astype(values.dtype)
-    )
+    rest = (centres - low).astype(values.dtype)[:, None] if axis == 1 else (centres - low).astype(values.dtype)
     out: Array = np.take(values, low, axis) * (1 - rest)
     out += np.take(values, np.minimum(low + 1, count - 1), axis) * rest
     return out

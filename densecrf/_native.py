@@ -73,12 +73,10 @@ def speaking_of(name: str) -> Iterator[None]:
     except OverflowError as error:
         if "vertices" in str(error):
             raise ValueError(
-                f"{name}: the lattice may have at most 2^31 - 1 vertices; "
-                "use larger bandwidths or fewer points"
+                f"{name}: the lattice may have at most 2^31 - 1 vertices; use larger bandwidths or fewer points"
             ) from None
         raise ValueError(
-            f"{name}: must span fewer than about 2^40 lattice cells; "
-            "the bandwidths are too small for these values"
+            f"{name}: must span fewer than about 2^40 lattice cells; the bandwidths are too small for these values"
         ) from None
     except ValueError as error:
         if str(error) == "not finite":

@@ -19,9 +19,7 @@ METHODS = ["tuned", "classic", "exact"]
 NORMALIZATIONS = ["symmetric", "after", "before", "none"]
 
 PRESET_HELP = "Setting to begin with; the options below change it."
-METHOD_HELP = (
-    "tuned (default): near the exact answer; classic: pydensecrf's numbers; exact: small images only."
-)
+METHOD_HELP = "tuned (default): near the exact answer; classic: pydensecrf's numbers; exact: small images only."
 NORMALIZATION_HELP = "Of the Gaussian sums.  [default: symmetric]"
 
 EXAMPLES = """\b
@@ -76,12 +74,8 @@ input_options = _together(
     _flag("--binary", help="SCORES is a black-and-white mask; all but black is label 1."),
     click.option("--key", metavar="NAME", help="Name of the array, in an .npz that holds several."),
     _count("--num-labels", "With --labels: how many there are; else the largest + 1."),
-    click.option(
-        "--unknown", default=255, metavar="N", help="With --labels: value for unknown.  [default: 255]"
-    ),
-    click.option(
-        "--confidence", default=0.7, metavar="P", help="Trust in given labels, 0 to 1.  [default: 0.7]"
-    ),
+    click.option("--unknown", default=255, metavar="N", help="With --labels: value for unknown.  [default: 255]"),
+    click.option("--confidence", default=0.7, metavar="P", help="Trust in given labels, 0 to 1.  [default: 0.7]"),
 )
 
 model_options = _together(

@@ -245,9 +245,7 @@ PANEL_SIDE = 2048  # the overlay is for the eye: larger photos are shrunk in it
 NIGHT = np.array([20, 0, 60], np.uint8)  # over the background, where there are two labels
 
 
-def overlay(
-    image: np.ndarray, before: np.ndarray, after: np.ndarray, num_labels: int | None = None
-) -> np.ndarray:
+def overlay(image: np.ndarray, before: np.ndarray, after: np.ndarray, num_labels: int | None = None) -> np.ndarray:
     """Photo, labels before and labels after, side by side, with the label boundary drawn.
 
     Of two labels the first, the background, is darkened and the second left in its own colours.  More labels

@@ -19,9 +19,7 @@ from densecrf.lattice import Lattice
 from densecrf.spatial import Grid
 
 Array = NDArray[Any]
-_SMALLEST = (
-    1e-20  # added to the normalisation, as pydensecrf does: a point without neighbours gets no message
-)
+_SMALLEST = 1e-20  # added to the normalisation, as pydensecrf does: a point without neighbours gets no message
 
 
 @dataclass(frozen=True)
@@ -156,9 +154,7 @@ class DenseCRF:
     def _fast(self, values: Array, sign: float, weights: list[Any], mu: Any, options: _Options) -> Any:
         if self._prepared is None:
             self._prepared = [self._prepare(kernel) for kernel in self.kernels]
-        kernels = [
-            (*parts, self._cast(weight)) for parts, weight in zip(self._prepared, weights, strict=True)
-        ]
+        kernels = [(*parts, self._cast(weight)) for parts, weight in zip(self._prepared, weights, strict=True)]
         mask = None if self.domain.mask is None else self.domain.mask.view(np.uint8)
         with _native.speaking_of("scores"):
             return _native.ops(self.dtype).mean_field(
@@ -193,9 +189,7 @@ class DenseCRF:
                 norm = _native.ops(self.dtype).grid_filter(native, flat, self.num_threads)[0]
             own = None if self.self_message else grid.diagonal()
             return (None, native, *self._norms(kernel, norm, own))
-        lattice = Lattice(
-            self.domain.features(kernel), self.method, dtype=self.dtype, num_threads=self.num_threads
-        )
+        lattice = Lattice(self.domain.features(kernel), self.method, dtype=self.dtype, num_threads=self.num_threads)
         norm = lattice.filter(ones)
         own = None if self.self_message else lattice.self_weights()
         return (lattice._native(), None, *self._norms(kernel, norm, own))

@@ -34,12 +34,15 @@ class Numerics(NamedTuple):
 # Blur weight and stretch of the scale by dimension, found by benchmarks/tune_lattice.py against the exact Gaussian;
 # d = 5 by benchmarks/accuracy.py on whole mean-field runs.
 _TUNED: dict[int, tuple[float, float]] = {
-    1: (0.5, 1.0),
-    2: (0.5, 1.0),
-    3: (0.48, 1.02),
+    1: (0.56, 1.03),
+    2: (0.50, 1.04),
+    3: (0.50, 1.03),
     4: (0.46, 1.02),
     5: (0.44, 1.03),
-    6: (0.42, 1.03),
+    6: (0.42, 0.97),
+    7: (0.42, 0.96),
+    8: (0.44, 0.96),
+    10: (0.46, 0.96),
 }
 
 
@@ -54,7 +57,7 @@ def classic(dims: int, points: int) -> Numerics:
 
 def tuned(dims: int, points: int) -> Numerics:
     """Blur weight and scale with the smallest error against the exact Gaussian."""
-    return lattice_of(dims, *_TUNED.get(dims, _TUNED[max(_TUNED)]))
+    return lattice_of(dims, *_TUNED[min(_TUNED, key=lambda d: abs(d - dims))])
 
 
 def lattice_of(dims: int, blur: float, stretch: float) -> Numerics:

@@ -104,9 +104,7 @@ def _minus_half_squares(left: Array, right: Array) -> Array:
         return exponent
 
 
-def filter(
-    features: ArrayLike, values: ArrayLike, *, self_message: bool = True, chunk: int | None = None
-) -> Array:
+def filter(features: ArrayLike, values: ArrayLike, *, self_message: bool = True, chunk: int | None = None) -> Array:
     """Gaussian filter, unnormalised: ``sum_j exp(-|f_i - f_j|^2 / 2) v_j``.
 
     Parameters

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/macros.h"
+#include "cpu/memory.h"
 
 DENSECRF_BEGIN
 
@@ -30,9 +31,11 @@ class Buffer {
   bool reserve(int64_t n) {
     if (n <= capacity_) return true;
     int64_t want = larger(n, capacity_ + capacity_ / 2);
-    void* p = std::realloc(static_cast<void*>(data_), size_t(want) * sizeof(T));
-    if (!p) return false;
-    data_ = static_cast<T*>(p);
+    T* grown = static_cast<T*>(allocate(size_t(want) * sizeof(T)));
+    if (!grown) return false;
+    if (size_ > 0) std::memcpy(static_cast<void*>(grown), data_, size_t(size_) * sizeof(T));
+    std::free(data_);
+    data_ = grown;
     capacity_ = want;
     return true;
   }

@@ -12,7 +12,7 @@ struct ExpTraits;
 template <>
 struct ExpTraits<float> {
   using Int = int32_t;
-  static constexpr int kMantissa = 23, kBias = 127, kTerms = 7;
+  static constexpr int kMantissa = 23, kBias = 127, kTerms = 6;
   // ln 2 in two parts: n * kHigh is exact for |n| < 256.
   static constexpr float kInverseFactorials[] = {1.f,      1.f,       1.f / 2,   1.f / 6,
                                                  1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
@@ -30,7 +30,7 @@ struct ExpTraits<double> {
 };
 
 // exp(x) for x <= 0 (0 below kLowest).  exp(x) = 2^n exp(r), |r| <= ln(2)/2, by the Taylor series of kTerms
-// terms: the remainder is below 6e-9 in float and 1e-17 in double.
+// terms: the remainder is below 1.2e-7 (two units of the last place) in float and 1e-17 in double.
 template <class T>
 inline T exp_nonpositive(T x) {
   using E = ExpTraits<T>;

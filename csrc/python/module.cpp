@@ -11,11 +11,8 @@
 #include <string>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "cpu/backends.h"
+#include "cpu/memory.h"
 #include "densecrf.h"
 
 namespace py = pybind11;
@@ -65,18 +62,11 @@ class Workspace {
 
   void* reserve(size_t bytes) {
     if (bytes <= bytes_) return data_;
-    constexpr size_t kHugePage = size_t(2) << 20;
-    const bool large = bytes >= 2 * kHugePage;
-    const size_t align = large ? kHugePage : 64;
     std::free(data_);
     bytes_ = 0;
-    const size_t rounded = (bytes + align - 1) / align * align;
-    data_ = rounded < bytes ? nullptr : std::aligned_alloc(align, rounded);
+    data_ = allocate(bytes);
     if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-    if (large) madvise(data_, rounded, MADV_HUGEPAGE);  // 500 times fewer page faults in the first pass
-#endif
-    bytes_ = rounded;
+    bytes_ = bytes;
     return data_;
   }
   size_t size() const { return bytes_; }
