@@ -34,6 +34,8 @@ def spatial_shape(image: Any, given: Any, is_labels: bool) -> tuple[int, ...] | 
         if rank not in (1, 2, 3):
             rule = "[N], [H, W] or [D, H, W]" if is_labels else "[L, N], [L, H, W] or [L, D, H, W]"
             raise ValueError(f"{names}: must have shape {rule}, got shape {shape}")
+        if 0 in shape:
+            raise ValueError(f"{names}: must not be empty, got shape {shape}")
         return tuple(shape[-rank:])
     pixels = _shape("image", image)
     return tuple(pixels[:rank]) if rank in (1, 2, 3) and len(pixels) in (rank, rank + 1) else None
@@ -50,16 +52,16 @@ def image_and_shape(
     image: Any, shape: Sequence[int] | None, dtype: np.dtype[Any], given_mask: Any = None
 ) -> tuple[Array | None, tuple[int, ...]]:
     """Image ``[*spatial, C]``, uint8 or `dtype`, and the spatial shape. Pixels without a part may be NaN."""
+    found = None if image is None else _checks.array("image", image)
     if shape is not None and _checks.rank("shape", shape) != 1:
         raise TypeError(f"shape: must be (N,), (H, W) or (D, H, W), got {shape!r}")
     wanted = None if shape is None else tuple(_checks.integer("shape", n, 1) for n in shape)
     if wanted is not None and len(wanted) not in (1, 2, 3):
         raise ValueError(f"shape: must be (N,), (H, W) or (D, H, W), got {wanted}")
-    if image is None:
+    if found is None:
         if wanted is None:
             raise TypeError("shape: must be given where there is no image, got None")
         return None, wanted
-    found = _checks.array("image", image)
     if wanted is None:
         wanted = found.shape if found.ndim == 2 else found.shape[:-1]
     if len(wanted) not in (1, 2, 3) or found.shape not in (wanted, (*wanted, *found.shape[-1:])):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from densecrf import _C, _checks, _inputs, _native, presets, reference
+from densecrf import _checks, _inputs, _native, _workspaces, presets, reference
 from densecrf.features import Domain
 from densecrf.kernels import Bilateral, Gaussian, Kernel
 from densecrf.lattice import Lattice
@@ -65,7 +65,7 @@ class DenseCRF:
     dtype : "float32" or "float64": arithmetic and result
     num_threads : threads to use; None: DENSECRF_NUM_THREADS, or all cores
 
-    One object serialises its calls: it keeps one set of buffers.
+    One object may be used from several threads at once.
 
     """
 
@@ -103,7 +103,6 @@ class DenseCRF:
             self.num_threads,
         )
         self._lock = threading.Lock()
-        self._workspace = _C.Workspace()
         self._prepared: list[Any] | None = None
 
     def refine(
@@ -138,9 +137,8 @@ class DenseCRF:
             progress=progress,
         )
         compatibility, weights = self._weights(values.shape[0])
-        with self._lock:
-            run = self._exact if self.method == "exact" else self._fast
-            q, done, energy = run(values, sign, weights, compatibility, options)
+        run = self._exact if self.method == "exact" else self._fast
+        q, done, energy = run(self._ready(), values, sign, weights, compatibility, options)
         shaped = q.reshape(-1, *self.shape).astype(self.out_dtype, copy=False)
         return Result(shaped, done, energy)
 
@@ -149,16 +147,24 @@ class DenseCRF:
         weights = [_checks.weight("weight", kernel.weight, num_labels) for kernel in self.kernels]
         return mu, weights
 
+    def _ready(self) -> list[Any]:
+        """The kernels' lattices and grids (features for the exact method), built at the first call."""
+        with self._lock:
+            if self._prepared is None:
+                prepare = self.domain.features if self.method == "exact" else self._prepare
+                self._prepared = [prepare(kernel) for kernel in self.kernels]
+            return self._prepared
+
     # ---- the engine ----
 
-    def _fast(self, values: Array, sign: float, weights: list[Any], mu: Any, options: _Options) -> Any:
-        if self._prepared is None:
-            self._prepared = [self._prepare(kernel) for kernel in self.kernels]
-        kernels = [(*parts, self._cast(weight)) for parts, weight in zip(self._prepared, weights, strict=True)]
+    def _fast(
+        self, prepared: list[Any], values: Array, sign: float, weights: list[Any], mu: Any, options: _Options
+    ) -> Any:
+        kernels = [(*parts, self._cast(weight)) for parts, weight in zip(prepared, weights, strict=True)]
         mask = None if self.domain.mask is None else self.domain.mask.view(np.uint8)
-        with _native.speaking_of("scores"):
+        with _workspaces.borrow() as workspace, _native.speaking_of("scores"):
             return _native.ops(self.dtype).mean_field(
-                self._workspace,
+                workspace,
                 values,
                 sign,
                 options.initial,
@@ -210,14 +216,14 @@ class DenseCRF:
 
     # ---- the exact reference ----
 
-    def _exact(self, values: Array, sign: float, weights: list[Any], mu: Any, options: _Options) -> Any:
-        if self._prepared is None:
-            self._prepared = [self.domain.features(kernel) for kernel in self.kernels]
+    def _exact(
+        self, prepared: list[Any], values: Array, sign: float, weights: list[Any], mu: Any, options: _Options
+    ) -> Any:
         part = slice(None) if self.domain.mask is None else self.domain.mask
         energies = _checks.finite("scores", -sign * values)
         terms = [
             (features[part], weight, kernel.normalization or self.normalization)
-            for features, weight, kernel in zip(self._prepared, weights, self.kernels, strict=True)
+            for features, weight, kernel in zip(prepared, weights, self.kernels, strict=True)
         ]
         pairwise = reference.Pairwise(terms, mu, self.self_message)
         q = reference.softmax(-energies)
