@@ -1,6 +1,6 @@
 """Any call either raises ValueError or TypeError, or gives probabilities. Also run under sanitizers.
 
-DENSECRF_FUZZ_EXAMPLES sets the number of examples of each test (100).
+DENSECRF_FUZZ_EXAMPLES sets the number of examples of each test (200).
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from densecrf import Bilateral, Custom, DenseCRF, Gaussian, Lattice, refine
 
-EXAMPLES = int(os.environ.get("DENSECRF_FUZZ_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("DENSECRF_FUZZ_EXAMPLES", "200"))
 ANYTHING = settings(
     max_examples=EXAMPLES,
     deadline=None,
     derandomize=True,  # the same examples every time: a failure can be run again
     database=None,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
     suppress_health_check=list(HealthCheck),
 )
 

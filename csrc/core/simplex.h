@@ -27,9 +27,6 @@ DENSECRF_HD void elevation_scales(int d, double scale, C* out) {
   for (int i = 0; i < d; ++i) out[i] = C(1.0 / std::sqrt(double(i + 2) * (i + 1)) * scale);
 }
 
-// Groups of d+1 vertices beside the corners that vertex_keys adds for the blur to pass through.
-constexpr int kBridges = 1;
-
 // D: dimensions known at compile time, or 0.  C: arithmetic type.
 template <class C, int D, int LANES>
 struct Simplex {
@@ -121,8 +118,8 @@ struct Simplex {
   }
 
   // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along the coordinate of
-  // rank d-k. After them, where `bridges`: the vertices that the same steps pass in another order, two and
-  // three of them at a time.
+  // rank d-k. After them, where `bridges`: the d+1 vertices that the same steps pass when two of them are
+  // swapped.
   template <class K>
   DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, bool bridges, K* keys) const {
     const int d = D ? D : dims;
@@ -134,13 +131,7 @@ struct Simplex {
     }
     for (int k = 0; k <= d; ++k) {
       keys[k] = key;
-      const K second = code.step[axis[k < d ? d - k - 1 : d]],
-              third = code.step[axis[k < d - 1 ? d - k - 2 : 2 * d - k - 1]];
-      if (bridges) {
-        keys[(d + 1) + k] = key + second;
-        if (kBridges > 1) keys[2 * (d + 1) + k] = key + third;
-        if (kBridges > 2) keys[3 * (d + 1) + k] = key + second + third;
-      }
+      if (bridges) keys[d + 1 + k] = key + code.step[axis[k < d ? d - k - 1 : d]];
       key += code.step[axis[d - k]];
     }
   }

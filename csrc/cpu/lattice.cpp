@@ -269,8 +269,8 @@ class Builder {
   }
 
   bool insert_vertices(const Block& block, int n, Band<K>* out) {
-    const int corners = d_ + 1, bridges = request_.bridges ? kBridges * corners : 0;
-    K keys[(1 + kBridges) * ((D ? D : kMaxDims) + 1)];
+    const int corners = d_ + 1, bridges = request_.bridges ? corners : 0;
+    K keys[2 * ((D ? D : kMaxDims) + 1)];
     block.vertex_keys(d_, tables_->code, n, request_.bridges, keys);
     if (!out->vertices.make_room(corners)) return false;
     for (int k = 0; k < corners; ++k) out->vertices.prefetch(keys[k]);
