@@ -19,6 +19,7 @@ from densecrf.lattice import Lattice
 from densecrf.spatial import Grid
 
 Array = NDArray[Any]
+_ROUNDING = 1e-5  # of a sum that the self-message is taken away from
 _SMALLEST = 1e-20  # added to the normalisation, as pydensecrf does: a point without neighbours gets no message
 
 
@@ -92,7 +93,7 @@ class DenseCRF:
         self.out_dtype = _native.check_dtype(dtype)
         self.self_message = bool(self_message)
         self.num_threads = _native.threads(num_threads)
-        pixels, self.shape = _inputs.image_and_shape(image, shape, self.dtype)
+        pixels, self.shape = _inputs.image_and_shape(image, shape, self.dtype, mask)
         _warn_of_units(pixels, self.kernels)
         self.domain = Domain(
             self.shape,
@@ -129,6 +130,7 @@ class DenseCRF:
             self.shape, self.dtype, self.domain.mask, logits, probs, unary, labels, num_labels, confidence
         )
         options = _Options(
+            source="logits" if logits is not None else "probs" if probs is not None else "unary",
             iterations=_checks.integer("iterations", iterations, 0),
             tol=_inputs.tolerance(tol),
             damping=_inputs.damping(damping),
@@ -162,7 +164,7 @@ class DenseCRF:
     ) -> Any:
         kernels = [(*parts, self._cast(weight)) for parts, weight in zip(prepared, weights, strict=True)]
         mask = None if self.domain.mask is None else self.domain.mask.view(np.uint8)
-        with _workspaces.borrow() as workspace, _native.speaking_of("scores"):
+        with _workspaces.borrow() as workspace, _native.speaking_of(options.source):
             return _native.ops(self.dtype).mean_field(
                 workspace,
                 values,
@@ -203,8 +205,12 @@ class DenseCRF:
     def _norms(self, kernel: Kernel, norm: Array, own: Array | None) -> tuple[Array | None, ...]:
         """Factors before and after the filter, and the diagonal of the normalised filter to take away."""
         if own is not None:
-            norm = np.maximum(norm - own, 0)
+            norm = norm - own
         left, right = _factors(norm, kernel.normalization or self.normalization)
+        if own is not None:
+            alone = norm <= _ROUNDING * own  # nothing is left but rounding: such a pixel hears nobody
+            left = np.where(alone, 0, 1 if left is None else left)
+            right = np.where(alone, 0, 1 if right is None else right)
         if self.domain.mask is not None:
             silent = self.domain.mask.astype(self.dtype)
             left = silent if left is None else left * silent
@@ -220,7 +226,7 @@ class DenseCRF:
         self, prepared: list[Any], values: Array, sign: float, weights: list[Any], mu: Any, options: _Options
     ) -> Any:
         part = slice(None) if self.domain.mask is None else self.domain.mask
-        energies = _checks.finite("scores", -sign * values)
+        energies = _checks.finite(options.source, -sign * values)
         terms = [
             (features[part], weight, kernel.normalization or self.normalization)
             for features, weight, kernel in zip(prepared, weights, self.kernels, strict=True)
@@ -256,6 +262,7 @@ class DenseCRF:
 class _Options:
     """How one run goes."""
 
+    source: str  # argument that the scores came in, for messages
     iterations: int
     tol: float
     damping: float
@@ -268,6 +275,7 @@ def _factors(norm: Array, normalization: str) -> tuple[Array | None, Array | Non
     """(left, right) of the normalised filter diag(left) K diag(right); None stands for ones."""
     if normalization == "none":
         return None, None
+    norm = np.maximum(norm, 0)
     if normalization == "symmetric":
         root = 1 / np.sqrt(norm + _SMALLEST)
         return root, root

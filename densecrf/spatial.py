@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 _REACH = 3.0  # bandwidths that the direct filter reaches to at least; 0.3 % of the mass lies beyond
 _COARSE_REACH = 2.6  # the same on coarser nodes, where the splat and the fitted taps make up for the rest
 _DIRECT_BELOW = 3.0  # bandwidth in pixels from which on nodes are coarser than pixels
+_SHORT = 32  # pixels along an axis up to which it is always filtered directly
 _PHASES = 8  # positions of a pixel between two nodes that the taps are fitted at
 
 
@@ -99,25 +100,26 @@ def _outer(vectors: list[Array]) -> Array:
 def _axis(size: int, sigma: float) -> Axis:
     if size == 1:
         return Axis(1, 1, np.ones(1))
-    if sigma < _DIRECT_BELOW:
+    if sigma < _DIRECT_BELOW or size <= _SHORT:
         offsets = np.arange(min(ceil(_REACH * sigma), size - 1) + 1)
         return Axis(size, 1, np.exp(-0.5 * (offsets / sigma) ** 2))
-    spacing = 2 if sigma < 6 else int(sigma / 3)
-    return Axis(size, spacing, _fit_taps(spacing, sigma))
+    spacing = 2 if sigma < 6 else min(int(sigma / 3), size)
+    return Axis(size, spacing, _fit_taps(spacing, sigma, size))
 
 
-def _fit_taps(spacing: int, sigma: float) -> Array:
+def _fit_taps(spacing: int, sigma: float, size: int) -> Array:
     """Taps with the least squared error of the whole operator against the Gaussian."""
-    radius = ceil(_COARSE_REACH * sigma / spacing)
+    radius = min(ceil(_COARSE_REACH * sigma / spacing), (size - 1) // spacing + 1)
     phases = (np.arange(min(spacing, _PHASES)) + 0.5) / min(spacing, _PHASES)  # of the receiving pixel
-    offsets = np.arange(0, (radius + 1) * len(phases)) / len(phases)  # to the sending one, in nodes
+    reach = min(radius + 1, size / spacing)  # no pixel is farther away
+    offsets = np.arange(0, ceil(reach * len(phases))) / len(phases)  # to the sending one, in nodes
     rows = []
     targets = []
     for phase in phases:
         sender = phase + offsets
         node = np.floor(sender).astype(int)
         f = sender - node
-        coefficients = np.zeros((len(offsets), radius + 3))
+        coefficients = np.zeros((len(offsets), radius + 4))
         index = np.arange(len(offsets))
         for here, weight in ((0, 1 - phase), (1, phase)):
             for there, other in ((0, 1 - f), (1, f)):

@@ -134,6 +134,7 @@ class MeanField {
         kernels_[k].grid.start(thread);
     }
     finite_[thread] = true;
+    shift_[thread] = 0;
     pass(thread, mine, Stage::kFirst, 0);
     team.barrier();
     if (thread == 0) after_first(team.size());
@@ -169,7 +170,7 @@ class MeanField {
     double energy = 0;
     T moved = 0;
     for (int t = 0; t < team_size; ++t) {
-      energy += energy_[t];
+      energy += energy_[t] - shift_[t];
       moved = larger(moved, moved_[t]);
     }
     if (r_.free_energy) r_.free_energy[round] = energy;
@@ -235,9 +236,15 @@ class MeanField {
   // Scores of the chunk into place, and Q_0 = softmax(scores), or the Q that the run continues from.
   void first_q(int thread, int64_t first, int count, T* rows) {
     T* scores = scores_ + first * stride_;
-    bool finite = load(r_.unary, r_.unary_sign, T(kNever), first, count, scores);
+    bool finite = load(r_.unary, r_.unary_sign, first, count, scores);
+    if (!one_channel_) shift_[thread] += shift_to_zero(first, count, scores);
     if (r_.initial) {
-      finite = load(r_.initial, T(1), T(0), first, count, rows) && finite;
+      finite = load(r_.initial, T(1), first, count, rows) && finite;
+      for (int p = 0; p < count && r_.mask; ++p) {  // pixels that take no part always keep their own
+        if (r_.mask[first + p]) continue;
+        std::memcpy(static_cast<void*>(rows + p * stride_), scores + p * stride_, size_t(stride_) * sizeof(T));
+        normalise(1, rows + p * stride_);
+      }
     } else {
       std::memcpy(static_cast<void*>(rows), scores, size_t(count) * stride_ * sizeof(T));
       normalise(count, rows);
@@ -245,6 +252,20 @@ class MeanField {
     if (!finite) finite_[thread] = false;
     if (keep_q_)
       std::memcpy(static_cast<void*>(q_ + first * stride_), rows, size_t(count) * stride_ * sizeof(T));
+  }
+  // Takes each pixel's largest score from all of its scores, which changes no probability, so that sums of
+  // scores and messages keep their digits and padding is below every label; returns the sum of what the free
+  // energy then lacks.
+  double shift_to_zero(int64_t first, int count, T* scores) const {
+    double sum = 0;
+    for (int p = 0; p < count; ++p, scores += stride_) {
+      T most = scores[0];
+      for (int l = 1; l < r_.labels; ++l) most = larger(most, scores[l]);
+      for (int l = 0; l < r_.labels; ++l) scores[l] = larger(scores[l] - most, T(kNever));
+      for (int l = r_.labels; l < stride_; ++l) scores[l] = T(kNever);
+      if (!r_.mask || r_.mask[first + p]) sum += most;
+    }
+    return sum;
   }
 
   void update(int thread, int64_t first, int count, int round, T* rows) {
@@ -255,10 +276,9 @@ class MeanField {
     T moved = moved_[thread];
     const T a = r_.damping;
     for (int64_t i = 0; i < int64_t(count) * stride_; ++i) {
-      const T q = a > 0 ? a * old[i] + (1 - a) * rows[i] : rows[i];
-      const T step = q < old[i] ? old[i] - q : q - old[i];
+      const T step = rows[i] < old[i] ? old[i] - rows[i] : rows[i] - old[i];
       moved = larger(moved, one_channel_ ? step / 2 : step);
-      rows[i] = old[i] = q;
+      rows[i] = old[i] = a > 0 ? a * old[i] + (1 - a) * rows[i] : rows[i];
     }
     moved_[thread] = moved;
   }
@@ -358,13 +378,12 @@ class MeanField {
       softmax(count, stride_, rows);
   }
   // Planes [L, N] into rows; for one channel, plane 1 minus plane 0.
-  bool load(const T* planes, T factor, T pad, int64_t first, int count, T* rows) const {
-    if (!one_channel_)
-      return load_points(planes, r_.points, r_.labels, first, count, factor, pad, stride_, rows);
+  bool load(const T* planes, T factor, int64_t first, int count, T* rows) const {
+    if (!one_channel_) return load_points(planes, r_.points, r_.labels, first, count, factor, stride_, rows);
     T bad = 0;
     for (int p = 0; p < count; ++p) {
       const T a = planes[first + p], b = planes[r_.points + first + p];
-      rows[p] = factor * (b - a);
+      rows[p] = larger(smaller(factor * (b - a), T(-kNever)), T(kNever));
       bad += (a - a) + (b - b);
     }
     return bad == 0;
@@ -393,6 +412,7 @@ class MeanField {
   T* scratch_[kMaxThreads];
   bool finite_[kMaxThreads];
   double energy_[kMaxThreads];
+  double shift_[kMaxThreads];  // sum of the largest scores, taken away from all scores
   T moved_[kMaxThreads];
   bool stop_ = false;
   int last_round_ = 0;

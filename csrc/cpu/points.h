@@ -38,11 +38,11 @@ inline void transpose(int rows, int columns, const T* from, int64_t from_step, T
   }
 }
 
-// rows[p, c] = factor * planes[c, first + p]; channels beyond C get `pad`.  Returns false when a value is not
+// rows[p, c] = factor * planes[c, first + p]; channels beyond C get 0.  Returns false when a value is not
 // finite.
 template <class T>
 [[gnu::noinline]] inline bool load_points(const T* planes, int64_t points, int channels, int64_t first,
-                                          int count, T factor, T pad, int stride, T* rows) {
+                                          int count, T factor, int stride, T* rows) {
   transpose(channels, count, planes + first, points, rows, int64_t(stride), factor);
   for (int p = 0; p < count; ++p) {
     for (int c = channels; c < stride; ++c) rows[int64_t(p) * stride + c] = 0;
@@ -55,9 +55,6 @@ template <class T>
     for (int l = 0; l < kLanes; ++l) bad[l] += rows[i + l] - rows[i + l];
   }
   for (; i < values; ++i) bad[0] += rows[i] - rows[i];
-  for (int p = 0; p < count; ++p) {
-    for (int c = channels; c < stride; ++c) rows[int64_t(p) * stride + c] = pad;
-  }
   bool finite = true;
   for (int l = 0; l < kLanes; ++l) finite = finite && bad[l] == 0;
   return finite;

@@ -1,0 +1,608 @@
+// The engine through its C++ contract alone: lattices, filters and mean field on random input, each in a
+// workspace of exactly the size that was asked for, with guards around it and garbage in it.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <type_traits>
+#include <vector>
+
+#include "densecrf.h"
+
+using namespace densecrf;
+
+namespace {
+
+int failures = 0;
+
+#define CHECK(condition)                                                  \
+  do {                                                                    \
+    if (!(condition)) {                                                   \
+      std::printf("%s:%d: failed: %s\n", __FILE__, __LINE__, #condition); \
+      if (++failures > 20) std::exit(1);                                  \
+    }                                                                     \
+  } while (false)
+
+template <class T>
+const Ops<T>& ops() {
+  if constexpr (std::is_same_v<T, float>)
+    return backend().f32;
+  else
+    return backend().f64;
+}
+
+template <class T>
+constexpr double rounding() {
+  return std::is_same_v<T, float> ? 1e-4 : 1e-11;
+}
+
+// ---- workspaces
+
+// Runs body(workspace) in exactly `bytes` bytes: once on the heap, where a sanitizer sees every step beyond,
+// and once at an odd address between guards.  What the memory holds before must not matter: the caller
+// compares the results.
+template <class Body>
+void in_workspace(size_t bytes, Body body) {
+  CHECK(bytes > 0);
+  void* heap = std::malloc(bytes);
+  std::memset(heap, 0, bytes);
+  body(heap);
+  std::free(heap);
+
+  constexpr size_t kGuard = 256;
+  for (size_t offset : {size_t(8), size_t(56)}) {
+    std::vector<unsigned char> block(bytes + 2 * kGuard + offset, 0xA5);
+    unsigned char* begin = block.data() + kGuard + offset;
+    std::memset(begin, 0xFF, bytes);  // NaN in either precision, and -1
+    body(begin);
+    bool intact = true;
+    for (unsigned char* p = block.data(); p < begin; ++p) intact = intact && *p == 0xA5;
+    for (unsigned char* p = begin + bytes; p < block.data() + block.size(); ++p)
+      intact = intact && *p == 0xA5;
+    CHECK(intact);
+  }
+}
+
+// The results of all runs of in_workspace are the same, bit for bit.
+template <class T>
+class Same {
+ public:
+  void add(const std::vector<T>& result) {
+    if (first_.empty()) first_ = result;
+    CHECK(std::memcmp(first_.data(), result.data(), result.size() * sizeof(T)) == 0);
+  }
+
+ private:
+  std::vector<T> first_;
+};
+
+template <class T>
+std::vector<T> random_values(std::mt19937& rng, size_t n, double low, double high) {
+  std::uniform_real_distribution<double> uniform(low, high);
+  std::vector<T> out(n);
+  for (T& x : out) x = T(uniform(rng));
+  return out;
+}
+
+template <class T>
+bool near(const std::vector<T>& a, const std::vector<T>& b, double tolerance) {
+  double most = 0, error = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    most = std::fmax(most, std::fabs(double(b[i])));
+    double e = std::fabs(double(a[i]) - double(b[i]));
+    if (!(e <= error)) error = e;  // NaN too
+  }
+  return a.size() == b.size() && error <= tolerance * std::fmax(most, 1.0);
+}
+
+// ---- lattice
+
+template <class T>
+struct Lattice {
+  std::vector<T> weights;
+  std::vector<int32_t> simplex, simplex_vertices, chains;
+  std::vector<int64_t> chain_starts;
+  LatticeView<T> view{};
+
+  Status build(const std::vector<T>& features, int d, bool pad_origin, bool bridges, int threads) {
+    const int64_t points = int64_t(features.size()) / d;
+    simplex.assign(points, -1);
+    weights.assign(points * (d + 1), T(-1));
+    LatticeRequest<T> request{};
+    request.features = features.data();
+    request.points = points;
+    request.dims = d;
+    request.scale = (d + 1) * std::sqrt(2.0 / 3.0);
+    request.pad_origin = pad_origin;
+    request.bridges = bridges;
+    request.threads = threads;
+    request.simplex = simplex.data();
+    request.weights = weights.data();
+    LatticeTables* tables = nullptr;
+    Status status = ops<T>().lattice_build(request, &tables);
+    if (status == Status::kOk) take(tables, points, d, threads);
+    if (tables) ops<T>().lattice_free(tables);
+    return status;
+  }
+
+ private:
+  void take(const LatticeTables* tables, int64_t points, int d, int threads) {
+    LatticeSizes sizes = ops<T>().lattice_sizes(tables);
+    simplex_vertices.assign(sizes.simplices * (d + 1), -1);
+    chains.assign(sizes.chained, 0);
+    chain_starts.assign(d + 2, -1);
+    ops<T>().lattice_export(tables, threads, simplex_vertices.data(), chains.data(), chain_starts.data());
+    view.points = points;
+    view.dims = d;
+    view.simplices = sizes.simplices;
+    view.vertices = sizes.vertices;
+    view.simplex = simplex.data();
+    view.weights = weights.data();
+    view.simplex_vertices = simplex_vertices.data();
+    view.chains = chains.data();
+    view.chain_starts = chain_starts.data();
+    view.blur = T(0.5);
+    view.alpha = T(1 / (1 + std::pow(2.0, -d)));
+  }
+};
+
+// Vertex one step up each axis, or -1; checks the chains on the way.
+template <class T>
+std::vector<int32_t> steps_up(const LatticeView<T>& lattice) {
+  const int64_t M = lattice.vertices;
+  std::vector<int32_t> up((lattice.dims + 1) * M, -1);
+  CHECK(lattice.chain_starts[0] == 0);
+  for (int axis = 0; axis <= lattice.dims; ++axis) {
+    std::vector<int> seen(M, 0);
+    bool in_chain = false;
+    for (int64_t i = lattice.chain_starts[axis]; i < lattice.chain_starts[axis + 1]; ++i) {
+      const int32_t id = lattice.chains[i] < 0 ? ~lattice.chains[i] : lattice.chains[i];
+      CHECK(id < M);
+      CHECK(++seen[id] == 1);
+      CHECK(in_chain || lattice.chains[i] >= 0);  // a chain has two vertices at least
+      in_chain = lattice.chains[i] >= 0;
+      if (!in_chain) continue;
+      const int32_t next = lattice.chains[i + 1];
+      up[axis * M + id] = next < 0 ? ~next : next;
+    }
+    CHECK(!in_chain);
+  }
+  return up;
+}
+
+template <class T>
+void check_tables(const LatticeView<T>& lattice) {
+  const int corners = lattice.dims + 1;
+  for (int64_t p = 0; p < lattice.points; ++p) {
+    double sum = 0;
+    for (int k = 0; k < corners; ++k) {
+      const T w = lattice.weights[p * corners + k];
+      CHECK(w >= T(-1e-5) && w <= T(1 + 1e-5));
+      sum += w;
+    }
+    CHECK(std::fabs(sum - 1) < 1e-5);
+    CHECK(lattice.simplex[p] >= 0 && lattice.simplex[p] < lattice.simplices);
+  }
+  const std::vector<int32_t> up = steps_up(lattice);
+  for (int64_t s = 0; s < lattice.simplices; ++s) {
+    const int32_t* id = lattice.simplex_vertices + s * corners;
+    for (int k = 0; k < corners; ++k) {
+      CHECK(id[k] >= 0 && id[k] < lattice.vertices);
+      int ways = 0;  // from a corner one step up to the next, the last one leading back to the first
+      for (int axis = 0; axis < corners; ++axis)
+        ways += up[axis * lattice.vertices + id[k]] == id[(k + 1) % corners];
+      CHECK(ways == 1);
+    }
+  }
+}
+
+template <class T>
+std::vector<T> filtered(const LatticeView<T>& lattice, const std::vector<T>& values, bool transpose,
+                        int threads) {
+  const int channels = int(values.size() / lattice.points);
+  std::vector<T> out(values.size());
+  Same<T> same;
+  in_workspace(ops<T>().filter_workspace(lattice, channels, threads), [&](void* workspace) {
+    out.assign(values.size(), T(-7));
+    CHECK(ops<T>().filter(lattice, channels, values.data(), out.data(), transpose, threads, workspace) ==
+          Status::kOk);
+    same.add(out);
+  });
+  return out;
+}
+
+template <class T>
+double dot(const std::vector<T>& a, const std::vector<T>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) sum += double(a[i]) * double(b[i]);
+  return sum;
+}
+
+template <class T>
+void check_filter(std::mt19937& rng, const LatticeView<T>& lattice, int threads) {
+  const size_t n = size_t(lattice.points);
+  for (int channels : {1, 2, 3, 8, 16, 17, 20, 40}) {
+    const auto x = random_values<T>(rng, channels * n, -1, 1), y = random_values<T>(rng, channels * n, -1, 1);
+    const auto Kx = filtered(lattice, x, false, threads), Ky = filtered(lattice, y, true, threads);
+    const double scale = std::sqrt(dot(Kx, Kx) * dot(y, y)) + 1;
+    CHECK(std::fabs(dot(Kx, y) - dot(x, Ky)) < rounding<T>() * scale);
+    CHECK(near(filtered(lattice, x, false, threads == 1 ? 3 : 1), Kx, rounding<T>()));
+  }
+  for (T v : filtered(lattice, std::vector<T>(n, T(1)), false, threads)) CHECK(v > 0);
+  // The diagonal, point by point.
+  std::vector<T> own(n);
+  CHECK(ops<T>().lattice_self(lattice, threads, own.data()) == Status::kOk);
+  for (size_t p = 0; p < n; p += 1 + n / 7) {
+    std::vector<T> unit(n, T(0));
+    unit[p] = 1;
+    CHECK(std::fabs(double(filtered(lattice, unit, false, 1)[p]) - own[p]) < rounding<T>());
+  }
+  // Not a number is found wherever it is.
+  for (size_t at : {size_t(0), n / 2, 3 * n - 1}) {
+    auto bad = random_values<T>(rng, 3 * n, 0, 1);
+    bad[at] = std::numeric_limits<T>::quiet_NaN();
+    std::vector<T> out(3 * n);
+    in_workspace(ops<T>().filter_workspace(lattice, 3, threads), [&](void* workspace) {
+      CHECK(ops<T>().filter(lattice, 3, bad.data(), out.data(), false, threads, workspace) ==
+            Status::kNotFinite);
+    });
+  }
+}
+
+template <class T>
+void test_lattices() {
+  std::mt19937 rng(1);
+  for (int d : {1, 2, 3, 5, 6, 7}) {
+    for (int64_t points : {1, 16, 203}) {
+      for (int threads : {1, 3}) {
+        const auto features = random_values<T>(rng, points * d, 0, 3);
+        for (bool tuned : {false, true}) {
+          Lattice<T> lattice;
+          CHECK(lattice.build(features, d, !tuned, tuned, threads) == Status::kOk);
+          check_tables(lattice.view);
+          check_filter(rng, lattice.view, threads);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void test_wide_lattices() {
+  // Double embedding, wide keys and fingerprints; points so far apart send to themselves only.
+  std::mt19937 rng(2);
+  for (int d : {2, 5, 17, kMaxDims}) {
+    for (double apart : {1e3, 1e5, 1e7}) {
+      const auto features = random_values<T>(rng, 50 * d, -apart, apart);
+      Lattice<T> lattice;
+      const Status status = lattice.build(features, d, false, true, 2);
+      if (status == Status::kRangeTooLarge && d == kMaxDims && apart > 1e6) continue;  // beyond 2^40 cells
+      CHECK(status == Status::kOk);
+      check_tables(lattice.view);
+      std::vector<T> own(50);
+      CHECK(ops<T>().lattice_self(lattice.view, 2, own.data()) == Status::kOk);
+      CHECK(near(filtered(lattice.view, std::vector<T>(50, T(1)), false, 2), own, rounding<T>()));
+    }
+    Lattice<T> lattice;
+    auto features = random_values<T>(rng, 50 * d, 0, 1);
+    features[7] = T(1e20);
+    CHECK(lattice.build(features, d, false, true, 2) == Status::kRangeTooLarge);
+    features[7] = std::numeric_limits<T>::infinity();
+    CHECK(lattice.build(features, d, false, true, 2) == Status::kNotFinite);
+    features[7] = std::numeric_limits<T>::quiet_NaN();
+    CHECK(lattice.build(features, d, true, false, 1) == Status::kNotFinite);
+  }
+}
+
+// ---- grid
+
+template <class T>
+struct Grid {
+  std::vector<T> taps[kGridAxes];
+  GridView<T> view{};
+
+  // Any symmetric taps will do here: falling from 1 to 1/2.
+  Grid(std::vector<int64_t> size, std::vector<int> spacing, std::vector<int> radius) {
+    for (int a = 0; a < kGridAxes; ++a) {
+      for (int k = 0; k <= radius[a]; ++k) taps[a].push_back(T(1) - T(k) / T(2 * radius[a] + 1));
+      view.size[a] = size[a];
+      view.spacing[a] = spacing[a];
+      view.radius[a] = radius[a];
+      view.taps[a] = taps[a].data();
+    }
+  }
+  int64_t points() const { return view.size[0] * view.size[1] * view.size[2]; }
+
+  // What pixel j sends to pixel i along one axis, by the definition.
+  double weight(int axis, int64_t i, int64_t j) const {
+    double sum = 0;
+    for (int a = 0; a < 2; ++a) {
+      for (int b = 0; b < 2; ++b) {
+        const int64_t offset = std::llabs(node(axis, i) + a - node(axis, j) - b);
+        if (offset <= view.radius[axis]) sum += tent(axis, i, a) * tent(axis, j, b) * taps[axis][offset];
+      }
+    }
+    return sum;
+  }
+
+ private:
+  int64_t node(int axis, int64_t i) const { return i / view.spacing[axis]; }
+  double tent(int axis, int64_t i, int side) const {
+    const int s = view.spacing[axis];
+    const double f = s == 1 ? 0 : (double(i % s) + 0.5) / s;
+    return side ? f : 1 - f;
+  }
+};
+
+template <class T>
+std::vector<T> grid_by_definition(const Grid<T>& grid, const std::vector<T>& values) {
+  const int64_t* size = grid.view.size;
+  std::vector<T> from = values, to(values.size());
+  int64_t step = 1;
+  for (int axis = kGridAxes - 1; axis >= 0; step *= size[axis], --axis) {
+    for (int64_t i = 0; i < int64_t(from.size()); ++i) {
+      const int64_t at = i / step % size[axis];
+      double sum = 0;
+      for (int64_t j = 0; j < size[axis]; ++j) sum += grid.weight(axis, at, j) * from[i + (j - at) * step];
+      to[i] = T(sum);
+    }
+    from.swap(to);
+  }
+  return from;
+}
+
+template <class T>
+std::vector<Grid<T>> grids() {
+  std::vector<Grid<T>> out;
+  out.emplace_back(std::vector<int64_t>{1, 1, 1}, std::vector<int>{1, 1, 1}, std::vector<int>{0, 0, 0});
+  out.emplace_back(std::vector<int64_t>{1, 1, 150}, std::vector<int>{1, 1, 4}, std::vector<int>{0, 0, 3});
+  out.emplace_back(std::vector<int64_t>{1, 9, 70}, std::vector<int>{1, 1, 1}, std::vector<int>{0, 2, 5});
+  out.emplace_back(std::vector<int64_t>{1, 13, 17}, std::vector<int>{1, 2, 3}, std::vector<int>{0, 4, 3});
+  out.emplace_back(std::vector<int64_t>{1, 5, 6}, std::vector<int>{1, 40, 9}, std::vector<int>{0, 6, 6});
+  out.emplace_back(std::vector<int64_t>{6, 7, 9}, std::vector<int>{1, 2, 1}, std::vector<int>{2, 3, 1});
+  out.emplace_back(std::vector<int64_t>{7, 6, 5}, std::vector<int>{3, 1, 2}, std::vector<int>{3, 1, 2});
+  out.emplace_back(std::vector<int64_t>{5, 1, 1}, std::vector<int>{2, 1, 1}, std::vector<int>{3, 0, 0});
+  return out;
+}
+
+template <class T>
+void test_grids() {
+  std::mt19937 rng(3);
+  for (const Grid<T>& grid : grids<T>()) {
+    const size_t n = size_t(grid.points());
+    for (int channels : {1, 3, 16, 17, 21, 40}) {
+      const auto values = random_values<T>(rng, channels * n, -1, 1);
+      for (int threads : {1, 2, 5}) {
+        std::vector<T> out(values.size());
+        Same<T> same;
+        in_workspace(ops<T>().grid_filter_workspace(grid.view, channels, threads), [&](void* workspace) {
+          out.assign(values.size(), T(-7));
+          CHECK(ops<T>().grid_filter(grid.view, channels, values.data(), out.data(), threads, workspace) ==
+                Status::kOk);
+          same.add(out);
+        });
+        for (int c : {0, channels - 1}) {
+          const std::vector<T> in(values.begin() + c * n, values.begin() + (c + 1) * n);
+          const std::vector<T> found(out.begin() + c * n, out.begin() + (c + 1) * n);
+          CHECK(near(found, grid_by_definition(grid, in), rounding<T>()));
+        }
+      }
+    }
+  }
+}
+
+// ---- mean field
+
+template <class T>
+struct Run {
+  Status status;
+  int iterations;
+  std::vector<T> probs;
+  std::vector<double> energies;
+};
+
+template <class T>
+Run<T> run(MeanFieldRequest<T> request, bool free_energy) {
+  Run<T> out{};
+  Same<T> same;
+  Same<double> same_energies;
+  in_workspace(ops<T>().mean_field_workspace(request), [&](void* workspace) {
+    out.probs.assign(size_t(request.labels * request.points), T(-7));
+    out.energies.assign(free_energy ? size_t(request.iterations) + 1 : 0, -7.0);
+    MeanFieldRequest<T> mine = request;
+    mine.probs = out.probs.data();
+    mine.free_energy = free_energy ? out.energies.data() : nullptr;
+    out.status = ops<T>().mean_field(mine, workspace);
+    out.iterations = mine.iterations_done;
+    if (out.status != Status::kOk) return;
+    out.energies.resize(free_energy ? size_t(out.iterations) + 1 : 0);
+    same.add(out.probs);
+    if (free_energy) same_energies.add(out.energies);
+  });
+  return out;
+}
+
+template <class T>
+bool are_probabilities(const std::vector<T>& probs, int labels) {
+  const size_t n = probs.size() / size_t(labels);
+  for (size_t p = 0; p < n; ++p) {
+    double sum = 0;
+    for (int l = 0; l < labels; ++l) {
+      const double q = probs[l * n + p];
+      if (!(q >= 0 && q <= 1 + 1e-5)) return false;
+      sum += q;
+    }
+    if (!(std::fabs(sum - 1) < 1e-5)) return false;
+  }
+  return true;
+}
+
+bool stop_after_two(void*, int done) { return done < 2; }
+
+// A lattice and two grids over one image, with everything that a kernel can have.
+template <class T>
+class Scene {
+ public:
+  explicit Scene(std::mt19937& rng)
+      : fine({1, 11, 67}, {1, 1, 1}, {0, 2, 2}), coarse({1, 11, 67}, {1, 3, 2}, {0, 3, 4}) {
+    const size_t n = size_t(fine.points());
+    CHECK(lattice.build(random_values<T>(rng, 5 * n, 0, 4), 5, false, true, 2) == Status::kOk);
+    norm = random_values<T>(rng, n, 0.05, 0.2);
+    self = random_values<T>(rng, n, 0.01, 0.02);
+  }
+
+  KernelView<T> with_lattice() const {
+    KernelView<T> kernel{};
+    kernel.lattice = &lattice.view;
+    return finish(kernel);
+  }
+  KernelView<T> with_grid(const Grid<T>& grid) const {
+    KernelView<T> kernel{};
+    kernel.grid = &grid.view;
+    return finish(kernel);
+  }
+
+  Lattice<T> lattice;
+  Grid<T> fine, coarse;
+  std::vector<T> norm, self;
+
+ private:
+  KernelView<T> finish(KernelView<T> kernel) const {
+    kernel.norm_in = norm.data();
+    kernel.norm_out = norm.data();
+    kernel.weight_kind = Weight::kScalar;
+    kernel.weight = T(1.5);
+    return kernel;
+  }
+};
+
+template <class T>
+void test_mean_field() {
+  std::mt19937 rng(4);
+  const Scene<T> scene(rng);
+  const int64_t n = scene.fine.points();
+  const std::vector<uint8_t> mask(size_t(n), 1);
+  for (int labels : {1, 2, 3, 5, 16, 17, 21, 36}) {
+    const auto unary = random_values<T>(rng, size_t(labels * n), -2, 2);
+    const auto matrix = random_values<T>(rng, size_t(labels * labels), 0, 1);
+    for (int variant = 0; variant < 6; ++variant) {
+      std::vector<KernelView<T>> kernels;
+      if (variant != 1) kernels.push_back(scene.with_lattice());
+      if (variant != 2) kernels.push_back(scene.with_grid(scene.coarse));
+      if (variant == 1 || variant == 4) kernels.push_back(scene.with_grid(scene.fine));
+      if (variant == 5) kernels.clear();
+      MeanFieldRequest<T> request{};
+      request.points = n;
+      request.labels = labels;
+      request.unary = unary.data();
+      request.unary_sign = T(-1);
+      request.compat_kind = Weight::kScalar;
+      request.compat = T(1);
+      request.iterations = 3;
+      request.mask = mask.data();
+      if (variant == 3) {
+        kernels[0].norm_in = nullptr;
+        kernels[0].self = scene.self.data();
+        kernels[1].weight_kind = Weight::kMatrix;
+        kernels[1].weights = matrix.data();
+        request.compat_kind = Weight::kMatrix;
+        request.compats = matrix.data();
+        request.damping = T(0.25);
+      }
+      if (variant == 4) {
+        kernels[1].weight_kind = Weight::kVector;
+        kernels[1].weights = matrix.data();
+        request.compat_kind = Weight::kVector;
+        request.compats = matrix.data();
+        request.tolerance = T(1e-30);
+      }
+      request.kernels = kernels.data();
+      request.num_kernels = int(kernels.size());
+      std::vector<T> single;
+      for (int threads : {1, 2, 5}) {
+        request.threads = threads;
+        const Run<T> plain = run(request, false), watched = run(request, true);
+        CHECK(plain.status == Status::kOk && watched.status == Status::kOk);
+        CHECK(are_probabilities(plain.probs, labels));
+        CHECK(near(watched.probs, plain.probs, rounding<T>()));
+        for (double energy : watched.energies) CHECK(std::isfinite(energy));
+        CHECK(plain.iterations == 3 || (variant >= 4 && plain.iterations > 0));
+        if (single.empty()) single = plain.probs;
+        CHECK(near(plain.probs, single, rounding<T>()));
+      }
+      // From a Q, and from no iterations at all.
+      request.initial = single.data();
+      CHECK(are_probabilities(run(request, false).probs, labels));
+      request.iterations = 0;
+      CHECK(near(run(request, false).probs, single, 1e-6));
+      // Interrupted, and with something that is no number.
+      request.iterations = 100;
+      request.tolerance = 0;
+      request.checkpoint = stop_after_two;
+      CHECK(run(request, false).status == Status::kInterrupted);
+      auto bad = unary;
+      bad[bad.size() / 2] = std::numeric_limits<T>::quiet_NaN();
+      request.unary = bad.data();
+      request.checkpoint = nullptr;
+      CHECK(run(request, false).status == Status::kNotFinite);
+    }
+  }
+}
+
+// ---- features
+
+template <class T>
+void test_features() {
+  const uint8_t bytes[12] = {0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 255};
+  T values[12];
+  for (int i = 0; i < 12; ++i) values[i] = T(bytes[i]);
+  const T srgb[2] = {T(5), T(10)};
+  for (int threads : {1, 3}) {
+    for (bool is_uint8 : {true, false}) {
+      std::vector<T> found(6 * 4, T(-7));
+      FeatureRequest<T> request{};
+      request.size[0] = 1;
+      request.size[1] = 2;
+      request.size[2] = 3;
+      request.spatial = 2;
+      request.spatial_sigma[0] = T(2);
+      request.spatial_sigma[1] = T(4);
+      request.spatial_sigma[2] = T(1);
+      request.channels = 2;
+      request.image = is_uint8 ? static_cast<const void*>(bytes) : values;
+      request.image_is_uint8 = is_uint8;
+      request.channel_sigma = srgb;
+      request.threads = threads;
+      request.features = found.data();
+      CHECK(ops<T>().make_features(request) == Status::kOk);
+      for (int y = 0; y < 2; ++y) {
+        for (int x = 0; x < 3; ++x) {
+          const T* f = found.data() + 4 * (3 * y + x);
+          const int at = 2 * (3 * y + x);
+          CHECK(f[0] == T(x) / 2 && f[1] == T(y) / 4);
+          CHECK(f[2] == values[at] / 5 && f[3] == values[at + 1] / 10);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+void test_all() {
+  test_features<T>();
+  test_lattices<T>();
+  test_wide_lattices<T>();
+  test_grids<T>();
+  test_mean_field<T>();
+}
+
+}  // namespace
+
+int main() {
+  test_all<float>();
+  test_all<double>();
+  std::printf("test_engine, %s: %s\n", backend().name, failures ? "failed" : "all is well");
+  return failures ? 1 : 0;
+}
