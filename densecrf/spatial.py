@@ -103,7 +103,7 @@ def _axis(size: int, sigma: float) -> Axis:
     if sigma < _DIRECT_BELOW or size <= _SHORT:
         offsets = np.arange(min(ceil(_REACH * sigma), size - 1) + 1)
         return Axis(size, 1, np.exp(-0.5 * (offsets / sigma) ** 2))
-    spacing = 2 if sigma < 6 else min(int(sigma / 3), size)
+    spacing = 2 if sigma < 6 else min(int(sigma / 3), max(2, size // 8))
     return Axis(size, spacing, _fit_taps(spacing, sigma, size))
 
 

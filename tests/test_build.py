@@ -132,9 +132,7 @@ def test_compiler_that_fails(monkeypatch, compiler):
 
 def test_sanitizer_list_is_checked(monkeypatch):
     monkeypatch.setenv("DENSECRF_SANITIZE", "address; rm")
-    with pytest.raises(
-        build.CompileError, match="must be a list such as address,undefined; got 'address;rm'"
-    ):
+    with pytest.raises(build.CompileError, match="must be a list such as address,undefined; got 'address;rm'"):
         build.Mode.from_environment()
 
 

@@ -539,9 +539,7 @@ def test_ctrl_c(monkeypatch):
 def test_signals_leave_nothing(number, status):
     make("large", 0, (600, 800), (21, 60, 80))
     command = [sys.executable, "-m", "densecrf", "refine", "large.png", "large.npy", "-o", "out"]
-    process = subprocess.Popen(
-        [*command, "--iterations", "1000"], stderr=subprocess.PIPE, env=HERE, text=True
-    )
+    process = subprocess.Popen([*command, "--iterations", "1000"], stderr=subprocess.PIPE, env=HERE, text=True)
     deadline = time.monotonic() + 60
     while not Path("out").exists() and time.monotonic() < deadline:
         time.sleep(0.01)

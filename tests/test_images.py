@@ -118,9 +118,7 @@ def test_unreadable_image(tmp_path):
 SCORES = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
 
 
-@pytest.mark.parametrize(
-    "scores", [SCORES, SCORES.astype(">f8"), np.asfortranarray(SCORES), SCORES.astype(np.uint8)]
-)
+@pytest.mark.parametrize("scores", [SCORES, SCORES.astype(">f8"), np.asfortranarray(SCORES), SCORES.astype(np.uint8)])
 def test_scores_npy(tmp_path, scores):
     np.save(tmp_path / "s.npy", scores)
     result = images.read_scores(tmp_path / "s.npy")
@@ -274,9 +272,7 @@ def test_more_than_256_labels(tmp_path):
 def test_labels_that_no_png_holds(tmp_path, labels):
     with (
         open(tmp_path / "x.png", "wb") as file,
-        pytest.raises(
-            ValueError, match=r"labels must lie in 0\.\.65535 to be written as PNG, got -?\d+\.\.\d+"
-        ),
+        pytest.raises(ValueError, match=r"labels must lie in 0\.\.65535 to be written as PNG, got -?\d+\.\.\d+"),
     ):
         images.write_labels(file, np.array(labels))
 
@@ -322,9 +318,7 @@ def enlarged(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize(
-    ("small", "large"), [((3, 4), (13, 9)), ((1, 1), (4, 5)), ((5, 2), (5, 20)), ((4, 4), (4, 4))]
-)
+@pytest.mark.parametrize(("small", "large"), [((3, 4), (13, 9)), ((1, 1), (4, 5)), ((5, 2), (5, 20)), ((4, 4), (4, 4))])
 def test_enlarged_labels(small, large):
     scores = np.random.default_rng(1).normal(size=(3, *small)).astype(np.float32)
     result = images.enlarged_labels(scores, large)

@@ -372,9 +372,13 @@ def test_too_far_is_an_error(d, far, dtype):
         Lattice(features, dtype=dtype)
 
 
-SPAN = "^" + re.escape(
-    "features: must span fewer than about 2^40 lattice cells; the bandwidths are too small for these values"
-) + "$"
+SPAN = (
+    "^"
+    + re.escape(
+        "features: must span fewer than about 2^40 lattice cells; the bandwidths are too small for these values"
+    )
+    + "$"
+)
 
 
 # ---- SIMD levels --------------------------------------------------------------------------------------------

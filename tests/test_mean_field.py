@@ -81,9 +81,7 @@ class Step:
             self.filter, own = lattice.filter, lattice.self_weights().astype(float)
         self.mask, self.own = mask, 0.0 if self_message else own
         n = self.filter(mask[None].astype(float))[0] - self.own * mask
-        assert (
-            n[mask].min() > 0.1
-        )  # points that hardly hear anyone have their own test: rounding decides there
+        assert n[mask].min() > 0.1  # points that hardly hear anyone have their own test: rounding decides there
         n = np.maximum(n, 1e-20)
         one = np.ones(len(n))
         scales = {
@@ -226,9 +224,7 @@ def test_normalizations_differ():
 
 def weights_of(kind, L, seed=0):
     rng = np.random.default_rng(seed)
-    return {"scalar": 1.7, "vector": rng.random(L) * 2 + 0.5, "matrix": rng.random((L, L)) * 2 + np.eye(L)}[
-        kind
-    ]
+    return {"scalar": 1.7, "vector": rng.random(L) * 2 + 0.5, "matrix": rng.random((L, L)) * 2 + np.eye(L)}[kind]
 
 
 def compatibilities_of(kind, L, seed=1):
@@ -299,9 +295,7 @@ def test_lines_images_and_volumes(shape, spacing, method):
         grey = image[..., 0]
         few = [Gaussian(1.4, 1.0), Bilateral(sxy, 20.0, 2.0)]
         alone = refine(grey, unary=unary_of(shape, 3), kernels=few, spacing=spacing, method=method)
-        as_channel = refine(
-            grey[..., None], unary=unary_of(shape, 3), kernels=few, spacing=spacing, method=method
-        )
+        as_channel = refine(grey[..., None], unary=unary_of(shape, 3), kernels=few, spacing=spacing, method=method)
         np.testing.assert_array_equal(alone.probs, as_channel.probs)
 
 
@@ -327,8 +321,7 @@ def test_float_images_and_many_channels():
         agrees(unary_of(SHAPE, 5), image.astype(dtype), kernels, dtype=dtype)
     as_bytes = image_of(SHAPE)
     same = [
-        refine(i, unary=unary_of(SHAPE, 3)).probs
-        for i in (as_bytes, as_bytes.astype("float32"), as_bytes.astype(int))
+        refine(i, unary=unary_of(SHAPE, 3)).probs for i in (as_bytes, as_bytes.astype("float32"), as_bytes.astype(int))
     ]
     np.testing.assert_array_equal(same[0], same[1])
     np.testing.assert_array_equal(same[0], same[2])
@@ -355,9 +348,7 @@ def test_what_the_scores_are():
     labels = z.argmax(axis=0)
     labels[3:5, 2:7] = -1
     energies = densecrf.unary.from_labels(labels, 4, 0.6, dtype="float64")
-    np.testing.assert_array_equal(
-        run(labels=labels, num_labels=4, confidence=0.6).probs, run(unary=energies).probs
-    )
+    np.testing.assert_array_equal(run(labels=labels, num_labels=4, confidence=0.6).probs, run(unary=energies).probs)
     # In positional use, DenseCRF.refine takes logits.
     np.testing.assert_array_equal(DenseCRF(image, dtype="float64").refine(z).probs, by_logits)
     flat = DenseCRF(image, dtype="float64").refine(z.reshape(3, -1))
@@ -423,10 +414,7 @@ def test_exact_is_the_reference(normalization, self_message, masked):
     mask = np.random.default_rng(5).random(shape) < 0.7 if masked else np.ones(shape, bool)
     part = mask.ravel()
     mu = compatibilities_of("matrix", L)
-    terms = [
-        (features_of(k, image, shape, spacing)[part], k.weight, k.normalization or normalization)
-        for k in kernels
-    ]
+    terms = [(features_of(k, image, shape, spacing)[part], k.weight, k.normalization or normalization) for k in kernels]
     inner = U.reshape(L, -1)[:, part]
     start = reference.softmax(-unary_of(shape, L, 7).reshape(L, -1))
     for initial in (None, start):
@@ -525,14 +513,10 @@ def test_free_energy(L, self_message, masked, compatibility):
         scale = np.abs(expected).max() + np.abs(U).sum() / L
         np.testing.assert_allclose(out.free_energy, expected, atol=rounding * scale)
         # Watching changes nothing.
-        unwatched = refine(
-            image, unary=U, kernels=kernels, iterations=4, damping=damping, dtype=dtype, **options
-        )
+        unwatched = refine(image, unary=U, kernels=kernels, iterations=4, damping=damping, dtype=dtype, **options)
         assert unwatched.free_energy is None
         np.testing.assert_allclose(unwatched.probs, out.probs, atol=ROUNDING[dtype])
-    assert refine(
-        image, unary=U, kernels=kernels, iterations=0, free_energy=True, **options
-    ).free_energy.shape == (1,)
+    assert refine(image, unary=U, kernels=kernels, iterations=0, free_energy=True, **options).free_energy.shape == (1,)
 
 
 def test_damped_iterations_lower_the_free_energy():
@@ -708,9 +692,7 @@ def test_any_number_of_threads(L, method):
     z, image = unary_of(shape, L), image_of(shape)
     mask = np.random.default_rng(0).random(shape) < 0.8
     for options in ({}, {"free_energy": True, "damping": 0.2, "mask": mask}, {"self_message": False}):
-        run = partial(
-            refine, image, logits=z, kernels=several_kernels()[:3], method=method, dtype="float64", **options
-        )
+        run = partial(refine, image, logits=z, kernels=several_kernels()[:3], method=method, dtype="float64", **options)
         one = run(num_threads=1)
         for threads in (2, 3, 7, 64):
             many = run(num_threads=threads)
@@ -918,9 +900,7 @@ def test_without_the_self_message_lonely_points_hear_nothing(L, normalization, m
     z = unary_of(SHAPE, L)
     image = np.random.default_rng(0).permutation(np.arange(143) * 1000.0).reshape(SHAPE)
     options = {"logits": z, "normalization": normalization, "method": method, "dtype": dtype}
-    found = refine(
-        image, kernels=[Bilateral(0.1, 1.0, 5.0), Gaussian(0.05, 3.0)], self_message=False, **options
-    ).probs
+    found = refine(image, kernels=[Bilateral(0.1, 1.0, 5.0), Gaussian(0.05, 3.0)], self_message=False, **options).probs
     own = reference.softmax(z.reshape(L, -1)).reshape(z.shape)
     np.testing.assert_allclose(found, own, atol=1e-5)
     one = refine(image[:1, :1], **{**options, "logits": z[:, :1, :1]}, self_message=False).probs
@@ -1046,9 +1026,7 @@ def test_one_crf_serves_any_scores():
             np.testing.assert_array_equal(probs, then)
         sized = DenseCRF(image, method=method, kernels=[Gaussian(1.0, [1.0, 2.0, 3.0])])
         sized.refine(unary_of(SHAPE, 3))
-        with pytest.raises(
-            ValueError, match=r"^weight: must be a number, \[2\] or \[2, 2\], got shape \(3,\)$"
-        ):
+        with pytest.raises(ValueError, match=r"^weight: must be a number, \[2\] or \[2, 2\], got shape \(3,\)$"):
             sized.refine(unary_of(SHAPE, 2))
         sized.refine(unary_of(SHAPE, 3))
 
@@ -1094,9 +1072,7 @@ def test_inputs_are_not_changed(method):
     assert not any(np.shares_memory(first, value) for value in given.values())
     # No iterations: still an array of its own.
     start = given["initial"]
-    out = refine(
-        logits=np.zeros((3, *SHAPE), np.float32), kernels=[], initial=start, iterations=0, method=method
-    ).probs
+    out = refine(logits=np.zeros((3, *SHAPE), np.float32), kernels=[], initial=start, iterations=0, method=method).probs
     assert not np.shares_memory(out, start)
     assert out.flags.writeable
 

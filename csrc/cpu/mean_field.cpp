@@ -242,7 +242,8 @@ class MeanField {
       finite = load(r_.initial, T(1), first, count, rows) && finite;
       for (int p = 0; p < count && r_.mask; ++p) {  // pixels that take no part always keep their own
         if (r_.mask[first + p]) continue;
-        std::memcpy(static_cast<void*>(rows + p * stride_), scores + p * stride_, size_t(stride_) * sizeof(T));
+        std::memcpy(static_cast<void*>(rows + p * stride_), scores + p * stride_,
+                    size_t(stride_) * sizeof(T));
         normalise(1, rows + p * stride_);
       }
     } else {

@@ -408,12 +408,14 @@ Run<T> run(MeanFieldRequest<T> request, bool free_energy) {
   Run<T> out{};
   Same<T> same;
   Same<double> same_energies;
+  out.probs.resize(size_t(request.labels * request.points));
+  out.energies.resize(free_energy ? size_t(request.iterations) + 1 : 0);
+  request.probs = out.probs.data();
+  request.free_energy = free_energy ? out.energies.data() : nullptr;
   in_workspace(ops<T>().mean_field_workspace(request), [&](void* workspace) {
-    out.probs.assign(size_t(request.labels * request.points), T(-7));
+    out.probs.assign(out.probs.size(), T(-7));
     out.energies.assign(free_energy ? size_t(request.iterations) + 1 : 0, -7.0);
     MeanFieldRequest<T> mine = request;
-    mine.probs = out.probs.data();
-    mine.free_energy = free_energy ? out.energies.data() : nullptr;
     out.status = ops<T>().mean_field(mine, workspace);
     out.iterations = mine.iterations_done;
     if (out.status != Status::kOk) return;
