@@ -75,8 +75,8 @@ RANDOM = {
     16: ((0.85, 1.15), (0.78, 1.75)),  # more vertices than points: little overlaps
     17: ((0.80, 1.45), (0.71, 2.80)),
 }
-# How much of the sum itself tuned finds: all in few dimensions, and the less the more of the Gaussian lies in tails that
-# reach no vertex. (Classic's scale is a convention.)
+# How much of the sum itself tuned finds: all in few dimensions, and the less the more of the Gaussian lies in
+# tails that reach no vertex. (Classic's scale is a convention.)
 SHARE = {1: 1.0, 2: 1.005, 3: 1.01, 5: 1.01, 6: 0.825, 8: 0.685, 16: 0.275, 17: 0.24}
 
 

@@ -63,8 +63,8 @@ def operator_error(shape, sigmas):
 
 
 # Largest error along one axis, measured over sizes 1 ... 201 and the bandwidths above, plus a fifth. The direct filter
-# below 3 pixels (measured 0.0012) cuts the Gaussian off, the coarse one (measured 0.0088) interpolates it; of a bandwidth
-# beyond the image's size (measured 0.0182) all pixels see only the top.
+# below 3 pixels (measured 0.0012) cuts the Gaussian off, the coarse one (measured 0.0088) interpolates it; of a
+# bandwidth beyond the image's size (measured 0.0182) all pixels see only the top.
 DIRECT, COARSE, BEYOND = 0.0015, 0.0105, 0.022
 
 

@@ -1,0 +1,49 @@
+"""Time and peak memory of one huge image, two labels.
+
+    python benchmarks/huge_image.py [--megapixels 100]
+
+The image is a shipped photograph tiled with noise on top, the scores are its own scores tiled: memory depends on
+sizes and on how many lattice vertices the colours need, not on what the picture shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import densecrf
+
+DEMO = Path(__file__).resolve().parent.parent / "examples" / "data"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megapixels", type=float, default=100.0)
+    options = parser.parse_args()
+    side = round((options.megapixels * 1e6) ** 0.5)
+    tiles = -(-side // 512)
+    with Image.open(DEMO / "astronaut.png") as file:
+        photo = np.asarray(file.convert("RGB"))
+    image = np.tile(photo, (tiles, tiles, 1))[:side, :side]
+    noise = np.random.default_rng(0).integers(0, 3, image.shape, dtype=np.uint8)
+    image = np.minimum(image, 252) + noise
+    del noise
+    small = np.load(DEMO / "astronaut_scores_256.npz")["scores"].astype(np.float32)
+    logits = np.tile(small.repeat(2, axis=1).repeat(2, axis=2), (1, tiles, tiles))[:, :side, :side].copy()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    out = densecrf.refine(image, logits=logits)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert np.isfinite(out.probs).all() and np.abs(out.probs.sum(axis=0) - 1).max() < 1e-4
+    gigabytes = f"peak {peak / 1e6:.2f} GB, before the call {before / 1e6:.2f} GB"
+    print(f"{side}x{side}, L = 2, T = {out.iterations}: {seconds:.1f} s, {gigabytes}")
+
+
+if __name__ == "__main__":
+    main()
