@@ -28,6 +28,9 @@ def load_setup() -> ModuleType:
 build = load_setup()
 
 
+ONCE = {"dispatch", "memory", "parallel"}  # sources of csrc/cpu that are compiled once, not per SIMD level
+
+
 @pytest.fixture(autouse=True)
 def no_switches(monkeypatch):
     for name in ("CXX", "CXXFLAGS", "LDFLAGS", "MAX_JOBS", "DENSECRF_DEBUG", "DENSECRF_SANITIZE"):
@@ -60,10 +63,10 @@ def test_each_simd_source_is_compiled_once_per_level(compiler, switches):
     levels = build.simd_levels(compiler(), mode)
     assert list(levels) == ["baseline", "avx2", "avx512"][: 3 if mode.release else 2]
     objects = [target for group in build.engine_groups(levels, mode) for target in group.objects()]
-    names = {path.stem for path in (ROOT / "csrc" / "cpu").glob("*.cpp")} - {"dispatch", "parallel"}
+    names = {path.stem for path in (ROOT / "csrc" / "cpu").glob("*.cpp")} - ONCE
     assert {"features", "lattice", "filter", "mean_field"} <= names
     assert sorted(objects) == sorted(
-        [f"{level}/{name}.o" for level in levels for name in names] + ["once/dispatch.o", "once/parallel.o"]
+        [f"{level}/{name}.o" for level in levels for name in names] + [f"once/{name}.o" for name in ONCE]
     )
 
 
@@ -175,7 +178,7 @@ def package(tmp_path):
     shutil.copy(ROOT / "setup.py", root)
     (root / "pyproject.toml").write_text(PROJECT)
     (root / "csrc" / "core" / "shared.h").write_text("inline int one() { return 1; }\n")
-    for name in ("dispatch", "parallel"):
+    for name in ONCE:
         (root / "csrc" / "cpu" / f"{name}.cpp").write_text(f"int {name}() {{ return 1; }}\n")
     for name in ("lattice", "filter"):
         include = '#include "core/shared.h"\n' if name == "lattice" else ""
@@ -212,7 +215,7 @@ def test_rebuilds_what_changed_and_nothing_else(package):
     everything = run_build(package)
     levels = {Path(target).parent.name for target in everything} - {"once", "python"}
     assert "baseline" in levels
-    assert everything >= {"python/module.o", "once/dispatch.o", "once/parallel.o"}
+    assert everything >= {"python/module.o", *(f"once/{name}.o" for name in ONCE)}
     assert constants(package) == ["1.2.3", "release"]
     assert run_build(package) == set()
 

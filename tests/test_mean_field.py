@@ -299,6 +299,17 @@ def test_lines_images_and_volumes(shape, spacing, method):
         np.testing.assert_array_equal(alone.probs, as_channel.probs)
 
 
+@pytest.mark.parametrize("shape", [(70,), (35, 41), (33, 2, 34), (3, 34, 5)])
+def test_axes_long_enough_for_coarse_nodes(shape):
+    sxy = (3.5, 5.0, 9.0)[: len(shape)]
+    kernels = [Gaussian(sxy, 1.5), Gaussian(sxy[::-1], 0.7, "after"), Gaussian(1.5, 1.0)]
+    for L in (2, 3, 17):
+        agrees(unary_of(shape, L), None, kernels)
+        mask = np.random.default_rng(5).random(shape) < 0.7
+        agrees(unary_of(shape, L), None, kernels, mask=mask, self_message=False, damping=0.2, dtype="float32")
+        agrees(unary_of(shape, L), None, kernels, compatibility=compatibilities_of("matrix", L))
+
+
 @pytest.mark.parametrize("d", [1, 2, 3, 4, 5, 6, 7, 17])
 def test_points_with_features_of_their_own(d):
     rng = np.random.default_rng(d)
