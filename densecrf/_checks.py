@@ -31,9 +31,9 @@ def array(name: str, value: Any, kinds: str = "iufb") -> NDArray[Any]:
 
 
 def native(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """C-contiguous and of this dtype; a copy only if need be. What is beyond the dtype becomes infinite."""
+    """C-contiguous, aligned and of this dtype; a copy only if need be. What is beyond the dtype becomes infinite."""
     with np.errstate(over="ignore"):  # found where NaN and inf are looked for
-        return np.ascontiguousarray(values, dtype=dtype)
+        return np.require(values, dtype, ["C", "A"])
 
 
 def finite(name: str, values: NDArray[Any]) -> NDArray[Any]:

@@ -146,7 +146,10 @@ def any_call(draw):
         small = [draw(st.integers(1, n)) if two or wild else n for n in shape]
         options["logits"] = numbers(rng, (labels, *small), draw(scales[wild]), draw(dtypes))
     else:
-        options[source] = laid_out(rng, numbers(rng, (labels, *shape), draw(scales[wild]), draw(dtypes)))
+        scores = numbers(rng, (labels, *shape), draw(scales[wild]), draw(dtypes))
+        if draw(mishaps[wild]) and scores.dtype.kind == "f":
+            scores.flat[rng.integers(scores.size)] = rng.choice([np.nan, np.inf, -np.inf])
+        options[source] = laid_out(rng, scores)
     if draw(st.integers(0, 3)) == 0:
         q = rng.random((labels, *shape)) + 1e-3
         options["initial"] = q / q.sum(axis=0)

@@ -549,6 +549,8 @@ void test_mean_field() {
       request.unary = bad.data();
       request.checkpoint = nullptr;
       CHECK(run(request, false).status == Status::kNotFinite);
+      request.initial = nullptr;
+      CHECK(run(request, false).status == Status::kNotFinite);
     }
   }
 }
