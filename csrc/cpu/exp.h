@@ -34,7 +34,7 @@ struct ExpTraits<double> {
 template <class T>
 inline T exp_nonpositive(T x) {
   using E = ExpTraits<T>;
-  T clamped = x < E::kLowest ? E::kLowest : x;
+  T clamped = x > E::kLowest ? x : E::kLowest;  // NaN, too: the run is refused later
   T n = (clamped * T(1.44269504088896340736) + E::kRound) - E::kRound;
   T r = (clamped - n * E::kHigh) - n * E::kLow;
   T sum = E::kInverseFactorials[E::kTerms];
@@ -42,7 +42,7 @@ inline T exp_nonpositive(T x) {
   typename E::Int bits = (typename E::Int(n) + E::kBias) << E::kMantissa;
   T power;
   std::memcpy(&power, &bits, sizeof(T));
-  return x < E::kLowest ? T(0) : sum * power;
+  return x > E::kLowest ? sum * power : T(0);
 }
 
 template <class T>
