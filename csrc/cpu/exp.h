@@ -7,47 +7,52 @@
 
 DENSECRF_BEGIN
 
+// Polynomial for exp(r), |r| <= ln(2) / 2: in float the minimax one of degree 5 with value 1 at 0 (relative
+// error 9e-8), in double the Taylor series of degree 13 (remainder 1e-17).
 template <class T>
 struct ExpTraits;
 template <>
 struct ExpTraits<float> {
-  using Int = int32_t;
-  static constexpr int kMantissa = 23, kBias = 127, kTerms = 6;
+  using Bits = uint32_t;
+  static constexpr int kMantissa = 23, kDegree = 5;
+  static constexpr float kPolynomial[] = {1.f,          0.999999706f,  0.499991478f,
+                                          0.166676381f, 0.0418981597f, 0.00829027212f};
   // ln 2 in two parts: n * kHigh is exact for |n| < 256.
-  static constexpr float kInverseFactorials[] = {1.f,      1.f,       1.f / 2,   1.f / 6,
-                                                 1.f / 24, 1.f / 120, 1.f / 720, 1.f / 5040};
-  static constexpr float kRound = 12582912.f, kHigh = 0.693359375f, kLow = -2.12194440e-4f, kLowest = -80.f;
+  static constexpr float kRound = 12582912.f, kHigh = 0.693359375f, kLow = -2.12194440e-4f, kLowest = -86.f;
 };
 template <>
 struct ExpTraits<double> {
-  using Int = int64_t;
-  static constexpr int kMantissa = 52, kBias = 1023, kTerms = 13;
-  static constexpr double kInverseFactorials[] = {
+  using Bits = uint64_t;
+  static constexpr int kMantissa = 52, kDegree = 13;
+  static constexpr double kPolynomial[] = {
       1.,        1.,         1. / 2,      1. / 6,       1. / 24,       1. / 120,       1. / 720,
       1. / 5040, 1. / 40320, 1. / 362880, 1. / 3628800, 1. / 39916800, 1. / 479001600, 1. / 6227020800};
   static constexpr double kRound = 6755399441055744.0, kHigh = 0.693145751953125,
                           kLow = 1.42860682030941723212e-6, kLowest = -700.0;
 };
 
-// exp(x) for x <= 0 (0 below kLowest).  exp(x) = 2^n exp(r), |r| <= ln(2)/2, by the Taylor series of kTerms
-// terms: the remainder is below 1.2e-7 (two units of the last place) in float and 1e-17 in double.
+// exp(x) for x up to 80; below kLowest, exp(kLowest), which next to a term of 1 is nothing.  exp(x) = 2^n
+// exp(r): adding kRound leaves n in the lowest bits, from where it is shifted into the exponent.
 template <class T>
-inline T exp_nonpositive(T x) {
+inline T exp_bounded(T x) {
   using E = ExpTraits<T>;
-  T clamped = x > E::kLowest ? x : E::kLowest;  // NaN, too: the run is refused later
-  T n = (clamped * T(1.44269504088896340736) + E::kRound) - E::kRound;
-  T r = (clamped - n * E::kHigh) - n * E::kLow;
-  T sum = E::kInverseFactorials[E::kTerms];
-  for (int k = E::kTerms - 1; k >= 0; --k) sum = sum * r + E::kInverseFactorials[k];
-  typename E::Int bits = (typename E::Int(n) + E::kBias) << E::kMantissa;
-  T power;
-  std::memcpy(&power, &bits, sizeof(T));
-  return x > E::kLowest ? sum * power : T(0);
+  x = x > E::kLowest ? x : E::kLowest;  // NaN, too: the run is refused later
+  const T rounded = x * T(1.44269504088896340736) + E::kRound;
+  const T n = rounded - E::kRound;
+  const T r = (x - n * E::kHigh) - n * E::kLow;
+  T sum = E::kPolynomial[E::kDegree];
+  for (int k = E::kDegree - 1; k >= 0; --k) sum = sum * r + E::kPolynomial[k];
+  typename E::Bits bits, power;
+  std::memcpy(&bits, &sum, sizeof(T));
+  std::memcpy(&power, &rounded, sizeof(T));
+  bits += power << E::kMantissa;
+  std::memcpy(&sum, &bits, sizeof(T));
+  return sum;
 }
 
 template <class T>
 inline void exp_array(T* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) x[i] = exp_nonpositive(x[i]);
+  for (int64_t i = 0; i < n; ++i) x[i] = exp_bounded(x[i]);
 }
 
 // tanh(x / 2) = (1 - e) / (1 + e), e = exp(-|x|): the difference of two softmax probabilities whose scores
@@ -55,7 +60,7 @@ inline void exp_array(T* x, int64_t n) {
 template <class T>
 inline void tanh_half_array(T* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
-    T e = exp_nonpositive(x[i] < 0 ? x[i] : -x[i]);
+    T e = exp_bounded(x[i] < 0 ? x[i] : -x[i]);
     T t = (1 - e) / (1 + e);
     x[i] = x[i] < 0 ? -t : t;
   }

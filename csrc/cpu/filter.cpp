@@ -44,8 +44,7 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
     space.field.start(thread, mine);
     space.field.clear(thread, 0);
     for_chunks<T>(mine, [&](int64_t first, int count) {
-      if (!load_points(values, lattice.points, channels, first, count, T(1), stride, rows))
-        finite[thread] = false;
+      if (!load_points(values, lattice.points, channels, first, count, stride, rows)) finite[thread] = false;
       space.field.splat(space.field.accumulator(thread, 0), first, count, rows,
                         static_cast<const T*>(nullptr));
     });

@@ -35,13 +35,13 @@ bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* 
     T* rows = space.rows[thread];
     if (thread == 0) size = team.size();
     finite[thread] = true;
-    space.field.start(thread);
+    space.field.start(thread, mine);
     for (int64_t row = mine.begin; row < mine.end; ++row) {
       for (int64_t x = 0; x < width; x += kChunk) {
         int count = int(smaller<int64_t>(kChunk, width - x));
-        if (!load_points(values, points, channels, row * width + x, count, T(1), stride, rows))
+        if (!load_points(values, points, channels, row * width + x, count, stride, rows))
           finite[thread] = false;
-        space.field.splat(row, row * width, x, count, rows, static_cast<const T*>(nullptr));
+        space.field.splat(thread, row, row * width, x, count, rows, static_cast<const T*>(nullptr));
       }
     }
     team.barrier();

@@ -1,8 +1,8 @@
 // Values of a spatial Gaussian on its node grid while a team of threads splats, filters and slices them.
 //
-// Along x every point is splatted onto its row's nodes as it is computed; along y (and z) the tent splat and
-// the taps are one banded sum from pixel rows to node rows, so that no two threads ever write the same place.
-// Interpolation back to pixels is the mirror image.
+// Along x and y every point is splatted onto the nodes as it is computed, each thread into node rows of its
+// own, which overlap the next thread's by two; the filter along y adds them up.  Along z the tent splat and
+// the taps are one banded sum from planes to node planes.  Interpolation back to pixels is the mirror image.
 #pragma once
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
@@ -23,19 +23,19 @@ struct NodeAt {
       : node(pixel / spacing), fraction(spacing == 1 ? T(0) : (T(pixel % spacing) + T(0.5)) / T(spacing)) {}
 };
 
-// dst = sum_n weights[n] * rows[n], n < count, rows `step` apart.
+// dst = sum_n weights[n] * rows[n], n < count, rows `step` apart; or added to dst.
 template <class T>
 [[gnu::noinline]] inline void weighted_sum(int64_t length, int64_t count, const T* weights, const T* rows,
-                                           int64_t step, T* dst) {
+                                           int64_t step, T* dst, bool add = false) {
   constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
   int64_t i = 0;
   for (; i + kBlock <= length; i += kBlock) {
-    auto sum = Row<T, kBlock>::zero();
+    auto sum = add ? Row<T, kBlock>::load(dst + i) : Row<T, kBlock>::zero();
     for (int64_t n = 0; n < count; ++n) sum.add_scaled(weights[n], rows + n * step + i);
     sum.store(dst + i);
   }
   for (; i < length; ++i) {
-    T sum = 0;
+    T sum = add ? dst[i] : T(0);
     for (int64_t n = 0; n < count; ++n) sum += weights[n] * rows[n * step + i];
     dst[i] = sum;
   }
@@ -109,39 +109,47 @@ class GridField {
     grid_ = grid;
     plan_ = plan;
     row_values_ = grid_nodes(grid.size[2], grid.spacing[2]) * plan.stride();
-    y_.layout(arena, grid_.size[1], grid_.spacing[1], grid_.radius[1]);
+    rows_ = grid_nodes(grid.size[1], grid.spacing[1]);
     z_.layout(arena, grid_.size[0], grid_.spacing[0], grid_.radius[0]);
-    rows_ = arena->template take<T>(grid_.size[0] * grid_.size[1] * row_values_);
-    planes_ = volume() ? arena->template take<T>(grid_.size[0] * y_.nodes * row_values_) : nullptr;
-    nodes_ = arena->template take<T>(z_.nodes * y_.nodes * row_values_);
+    y_taps_ = arena->template take<T>(2 * grid_.radius[1] + 1);
+    splatted_ = arena->template take<T>((grid_.size[0] * rows_ + 2 * threads) * row_values_);
+    planes_ = volume() ? arena->template take<T>(grid_.size[0] * rows_ * row_values_) : nullptr;
+    nodes_ = arena->template take<T>(z_.nodes * rows_ * row_values_);
     for (int t = 0; t < threads; ++t) {
       padded_[t] = arena->template take<T>(row_values_ + 2 * margin());
       expanded_[t] = arena->template take<T>(row_values_);
     }
   }
-  void start(int thread) {
+  // Called once by every thread before the first splat, with the pixel rows (z * H + y) that it will splat.
+  void start(int thread, Range rows) {
     std::memset(static_cast<void*>(padded_[thread]), 0, size_t(row_values_ + 2 * margin()) * sizeof(T));
+    Part& part = parts_[thread];
+    part = {rows.begin, 0, 0, 0, nullptr};
+    if (rows.begin < rows.end) {
+      part.begin = node_row(rows.begin);
+      part.end = node_row(rows.end - 1) + (grid_.spacing[1] == 1 ? 1 : 2);
+      part.values = splatted_ + (part.begin + 2 * thread) * row_values_;
+    }
     if (thread > 0) return;
-    y_.fill(grid_.size[1], grid_.spacing[1], grid_.radius[1], grid_.taps[1]);
     z_.fill(grid_.size[0], grid_.spacing[0], grid_.radius[0], grid_.taps[0]);
+    const int radius = grid_.radius[1];
+    for (int k = -radius; k <= radius; ++k) y_taps_[k + radius] = grid_.taps[1][k < 0 ? -k : k];
   }
 
   // Filters what was splatted.  Between barriers on either side.
   void filter(Team& team, int thread) {
     T* planes = volume() ? planes_ : nodes_;
-    Range mine = band(grid_.size[0] * y_.nodes, team.size(), thread);
-    for (int64_t i = mine.begin; i < mine.end; ++i) {
-      int64_t z = i / y_.nodes, c = i % y_.nodes;
+    Range mine = band(grid_.size[0] * rows_, team.size(), thread);
+    for (int64_t row = mine.begin; row < mine.end; ++row) {
       T* padded = padded_[thread] + margin();
-      weighted_sum(row_values_, y_.count[c], y_.weights + c * y_.most,
-                   rows_ + (z * grid_.size[1] + y_.first[c]) * row_values_, row_values_, padded);
+      filter_y(row, team.size(), padded);
       symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], padded, int64_t(plan_.stride()),
-                       planes + i * row_values_);
+                       planes + row * row_values_);
     }
     if (!volume()) return;
     team.barrier();
-    const int64_t plane = y_.nodes * row_values_;
-    mine = band(y_.nodes, team.size(), thread);
+    const int64_t plane = rows_ * row_values_;
+    mine = band(rows_, team.size(), thread);
     for (int64_t c = 0; c < z_.nodes; ++c) {
       weighted_sum((mine.end - mine.begin) * row_values_, z_.count[c], z_.weights + c * z_.most,
                    planes_ + z_.first[c] * plane + mine.begin * row_values_, plane,
@@ -152,7 +160,7 @@ class GridField {
   // The nodes' values interpolated to pixel row `row` (= z * H + y) along z and y; along x slice() does it.
   const T* expand(int thread, int64_t row) {
     NodeAt<T> y(row % grid_.size[1], grid_.spacing[1]), z(row / grid_.size[1], grid_.spacing[0]);
-    const T* at = nodes_ + (z.node * y_.nodes + y.node) * row_values_;
+    const T* at = nodes_ + (z.node * rows_ + y.node) * row_values_;
     if (y.fraction == 0 && z.fraction == 0) return at;
     T* out = expanded_[thread];
     const T wy[2] = {1 - y.fraction, y.fraction};
@@ -161,7 +169,7 @@ class GridField {
       return out;
     }
     const T wz[2] = {1 - z.fraction, z.fraction};
-    const int64_t next_y = y.fraction == 0 ? 0 : row_values_, next_z = y_.nodes * row_values_;
+    const int64_t next_y = y.fraction == 0 ? 0 : row_values_, next_z = rows_ * row_values_;
     for (int64_t i = 0; i < row_values_; ++i) {
       out[i] = wz[0] * (wy[0] * at[i] + wy[1] * at[i + next_y]) +
                wz[1] * (wy[0] * at[i + next_z] + wy[1] * at[i + next_z + next_y]);
@@ -180,11 +188,20 @@ class GridField {
       });
     }
   }
-  void splat(int64_t row, int64_t row_first, int64_t x, int count, const T* in, const T* in_scale) {
-    T* nodes = rows_ + row * row_values_;
+  // Chunks of a row come in order, and rows do.
+  void splat(int thread, int64_t row, int64_t row_first, int64_t x, int count, const T* in,
+             const T* in_scale) {
+    if (x == 0 && !direct()) clear_ahead(thread, row);
+    const Part& part = parts_[thread];
+    T* nodes = part.values + (node_row(row) - part.begin) * row_values_;
     for (int s = 0; s < plan_.slabs(); ++s) {
       for_width(plan_.width(s), [&](auto w) {
-        splat_pixels<decltype(w)::value>(plan_.column(s), nodes, row_first, x, count, in, in_scale);
+        constexpr int W = decltype(w)::value;
+        if (direct())
+          copy_pixels<W>(plan_.column(s), nodes, row_first, x, count, in, in_scale);
+        else
+          splat_pixels<W>(plan_.column(s), nodes, NodeAt<T>(row % grid_.size[1], grid_.spacing[1]).fraction,
+                          row_first, x, count, in, in_scale);
       });
     }
   }
@@ -224,55 +241,111 @@ class GridField {
     }
   }
 
-  // Every node is written once, when the last pixel that reaches it has been seen; chunks of a row come in
-  // order.
+  // Where pixels are the nodes.
   template <int W>
-  void splat_pixels(int column, T* nodes, int64_t row_first, int64_t x, int count, const T* in,
-                    const T* in_scale) {
+  void copy_pixels(int column, T* nodes, int64_t row_first, int64_t x, int count, const T* in,
+                   const T* in_scale) const {
+    const int stride = plan_.stride();
+    const T* scales = in_scale ? in_scale + row_first + x : nullptr;
+    T* node = nodes + x * stride + column;
+    in += column;
+    for (int p = 0; p < count; ++p, node += stride, in += stride) {
+      auto value = Row<T, W>::load(in);
+      if (scales) value.scale(scales[p]);
+      value.store(node);
+    }
+  }
+
+  // The two nodes around a pixel along x are summed in registers until the last pixel that reaches them.
+  // `up`: share of the node row above.
+  template <int W>
+  void splat_pixels(int column, T* nodes, T up, int64_t row_first, int64_t x, int count, const T* in,
+                    const T* in_scale) const {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
     const T unit = T(1) / T(spacing);
     const T* scales = in_scale ? in_scale + row_first + x : nullptr;
     T* node = nodes + x / spacing * stride + column;
     in += column;
-    if (spacing == 1) {
-      for (int p = 0; p < count; ++p, node += stride, in += stride) {
-        auto value = Row<T, W>::zero();
-        value.add_scaled(scales ? scales[p] : T(1), Row<T, W>::load(in));
-        value.store(node);
-      }
-      return;
-    }
-    const bool begins = x == 0;
-    auto below = begins ? Row<T, W>::zero() : Row<T, W>::load(node);
-    auto above = begins || x % spacing == 0 ? Row<T, W>::zero() : Row<T, W>::load(node + stride);
+    auto below = Row<T, W>::zero(), above = Row<T, W>::zero();
     int phase = int(x % spacing);
     for (int p = 0; p < count; ++p, in += stride) {
-      const T scale = scales ? scales[p] : T(1), f = (T(phase) + T(0.5)) * unit;
+      const T scale = scales ? scales[p] : T(1), f = spacing == 1 ? T(0) : (T(phase) + T(0.5)) * unit;
       const auto value = Row<T, W>::load(in);
       below.add_scaled(scale - scale * f, value);
       above.add_scaled(scale * f, value);
       if (++phase == spacing) {
         phase = 0;
-        below.store(node);
+        add_to_node(below, up, node);
         node += stride;
         below = above;
         above = Row<T, W>::zero();
       }
     }
-    below.store(node);
-    if (phase > 0) above.store(node + stride);
+    if (phase == 0 && spacing == 1) return;
+    add_to_node(below, up, node);
+    if (phase > 0) add_to_node(above, up, node + stride);
+  }
+  template <int W>
+  void add_to_node(const Row<T, W>& value, T up, T* node) const {
+    auto sum = Row<T, W>::load(node);
+    sum.add_scaled(1 - up, value);
+    sum.store(node);
+    if (up == 0) return;
+    sum = Row<T, W>::load(node + row_values_);
+    sum.add_scaled(up, value);
+    sum.store(node + row_values_);
   }
 
+  // Zeroes the node rows that this pixel row is the first of the thread's to reach.
+  void clear_ahead(int thread, int64_t row) {
+    Part& part = parts_[thread];
+    if (row == part.first) part.cleared = part.begin;
+    const int64_t end = smaller(node_row(row) + 2, part.end);
+    if (end <= part.cleared) return;
+    std::memset(static_cast<void*>(part.values + (part.cleared - part.begin) * row_values_), 0,
+                size_t(end - part.cleared) * row_values_ * sizeof(T));
+    part.cleared = end;
+  }
+
+  // out = the node row filtered along y, over all threads' parts.
+  void filter_y(int64_t row, int parts, T* out) const {
+    const int64_t radius = grid_.radius[1], plane = row / rows_ * rows_;
+    const int64_t first = larger(plane, row - radius), end = smaller(plane + rows_, row + radius + 1);
+    bool add = false;
+    for (int t = 0; t < parts; ++t) {
+      const int64_t from = larger(first, parts_[t].begin), to = smaller(end, parts_[t].end);
+      if (from >= to) continue;
+      weighted_sum(row_values_, to - from, y_taps_ + (from - row + radius),
+                   parts_[t].values + (from - parts_[t].begin) * row_values_, row_values_, out, add);
+      add = true;
+    }
+  }
+
+  // Node row below a pixel row, over all planes.
+  int64_t node_row(int64_t row) const {
+    return row / grid_.size[1] * rows_ + row % grid_.size[1] / grid_.spacing[1];
+  }
+  bool direct() const { return grid_.spacing[1] == 1 && grid_.spacing[2] == 1; }
   bool volume() const { return grid_.size[0] > 1; }
   int64_t margin() const { return int64_t(grid_.radius[2]) * plan_.stride(); }
+
+  // Node rows begin ... end - 1, as splatted by one thread.
+  struct Part {
+    int64_t first;  // its first pixel row
+    int64_t begin, end, cleared;
+    T* values;
+  };
 
   GridView<T> grid_ = {};
   SlabPlan plan_;
   int64_t row_values_ = 0;  // values on the nodes of one row
-  Band1D<T> y_, z_;
-  T* rows_ = nullptr;    // [D * H, nodes x] splatted along x
-  T* planes_ = nullptr;  // [D, nodes y, nodes x] filtered along y and x (volumes)
-  T* nodes_ = nullptr;   // [nodes z, nodes y, nodes x] filtered
+  int64_t rows_ = 0;        // node rows of a plane
+  Band1D<T> z_;
+  T* y_taps_ = nullptr;    // [2 radius + 1]
+  T* splatted_ = nullptr;  // the parts, [D * node rows + 2 threads, nodes x]
+  T* planes_ = nullptr;    // [D, node rows, nodes x] filtered along y and x (volumes)
+  T* nodes_ = nullptr;     // [nodes z, node rows, nodes x] filtered
+  Part parts_[kMaxThreads] = {};
   T* padded_[kMaxThreads] = {};
   T* expanded_[kMaxThreads] = {};
 };

@@ -83,8 +83,10 @@ class MeanField {
     bool self = false;
     for (int k = 0; k < r_.num_kernels; ++k) {
       direct_ = direct_ && r_.kernels[k].weight_kind == Weight::kScalar && !r_.kernels[k].self;
+      not_negative_ = not_negative_ && r_.kernels[k].weight * r_.compat >= 0;
       self = self || r_.kernels[k].self;
     }
+    not_negative_ = not_negative_ && direct_ && r_.labels > 1;  // one label: exactly 1
     scores_ = arena->template take<T>(n * stride_);
     keep_q_ = self || r_.free_energy || r_.damping > 0 || r_.tolerance > 0;
     q_ = keep_q_ ? arena->template take<T>(n * stride_) : nullptr;
@@ -131,7 +133,7 @@ class MeanField {
       if (kernels_[k].view.lattice)
         kernels_[k].lattice.start(thread, mine);
       else
-        kernels_[k].grid.start(thread);
+        kernels_[k].grid.start(thread, {mine.begin / row_points_, mine.end / row_points_});
     }
     finite_[thread] = true;
     shift_[thread] = 0;
@@ -211,6 +213,10 @@ class MeanField {
       if (stage != Stage::kFirst) expand(thread, row);
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
+        if (stage != Stage::kFirst) {
+          const char* ahead = reinterpret_cast<const char*>(scores_ + (i + kChunk) * stride_);
+          for (int b = 0; b < kChunk * stride_ * int(sizeof(T)); b += 64) __builtin_prefetch(ahead + b, 0, 2);
+        }
         T* rows = scratch(thread, 0);
         if (stage == Stage::kFirst)
           first_q(thread, i, count, rows);
@@ -236,10 +242,17 @@ class MeanField {
   // Scores of the chunk into place, and Q_0 = softmax(scores), or the Q that the run continues from.
   void first_q(int thread, int64_t first, int count, T* rows) {
     T* scores = scores_ + first * stride_;
-    bool finite = load(r_.unary, r_.unary_sign, first, count, scores);
-    if (!one_channel_) shift_[thread] += shift_to_zero(first, count, scores);
+    bool finite = finite_points(r_.unary, r_.points, r_.labels, first, count);
+    if (one_channel_)
+      load_difference(r_.unary, r_.unary_sign, first, count, scores);
+    else
+      shift_[thread] += load_scores(first, count, scores);
     if (r_.initial) {
-      finite = load(r_.initial, T(1), first, count, rows) && finite;
+      finite = finite_points(r_.initial, r_.points, r_.labels, first, count) && finite;
+      if (one_channel_)
+        load_difference(r_.initial, T(1), first, count, rows);
+      else
+        load_points(r_.initial, r_.points, r_.labels, first, count, stride_, rows);
       for (int p = 0; p < count && r_.mask; ++p) {  // pixels that take no part always keep their own
         if (r_.mask[first + p]) continue;
         std::memcpy(static_cast<void*>(rows + p * stride_), scores + p * stride_,
@@ -254,19 +267,24 @@ class MeanField {
     if (keep_q_)
       std::memcpy(static_cast<void*>(q_ + first * stride_), rows, size_t(count) * stride_ * sizeof(T));
   }
-  // Takes each pixel's largest score from all of its scores, which changes no probability, so that sums of
-  // scores and messages keep their digits and padding is below every label; returns the sum of what the free
-  // energy then lacks.
-  double shift_to_zero(int64_t first, int count, T* scores) const {
+  // Scores, less each pixel's largest one, which changes no probability, so that sums of scores and messages
+  // keep their digits and padding is below every label; returns the sum of what the free energy then lacks.
+  double load_scores(int64_t first, int count, T* scores) const {
+    T most[kChunk];
+    largest_of_points(r_.unary, r_.points, r_.labels, first, count, r_.unary_sign, most);
+    transpose(r_.labels, count, r_.unary + first, r_.points, scores, int64_t(stride_),
+              Shifted<T>{r_.unary_sign, most, T(kNever)});
+    fill_padding(r_.labels, count, stride_, T(kNever), scores);
     double sum = 0;
-    for (int p = 0; p < count; ++p, scores += stride_) {
-      T most = scores[0];
-      for (int l = 1; l < r_.labels; ++l) most = larger(most, scores[l]);
-      for (int l = 0; l < r_.labels; ++l) scores[l] = larger(scores[l] - most, T(kNever));
-      for (int l = r_.labels; l < stride_; ++l) scores[l] = T(kNever);
-      if (!r_.mask || r_.mask[first + p]) sum += most;
-    }
+    for (int p = 0; p < count; ++p) sum += !r_.mask || r_.mask[first + p] ? most[p] : T(0);
     return sum;
+  }
+  // For one channel: plane 1 minus plane 0.
+  void load_difference(const T* planes, T factor, int64_t first, int count, T* rows) const {
+    for (int p = 0; p < count; ++p) {
+      const T difference = factor * (planes[r_.points + first + p] - planes[first + p]);
+      rows[p] = larger(smaller(difference, T(-kNever)), T(kNever));
+    }
   }
 
   void update(int thread, int64_t first, int count, int round, T* rows) {
@@ -367,7 +385,7 @@ class MeanField {
                              kernel.view.norm_in);
       } else {
         const int64_t x = first % row_points_;
-        kernel.grid.splat(first / row_points_, first - x, x, count, rows, kernel.view.norm_in);
+        kernel.grid.splat(thread, first / row_points_, first - x, x, count, rows, kernel.view.norm_in);
       }
     }
   }
@@ -376,18 +394,7 @@ class MeanField {
     if (one_channel_)
       tanh_half_array(rows, count);
     else
-      softmax(count, stride_, rows);
-  }
-  // Planes [L, N] into rows; for one channel, plane 1 minus plane 0.
-  bool load(const T* planes, T factor, int64_t first, int count, T* rows) const {
-    if (!one_channel_) return load_points(planes, r_.points, r_.labels, first, count, factor, stride_, rows);
-    T bad = 0;
-    for (int p = 0; p < count; ++p) {
-      const T a = planes[first + p], b = planes[r_.points + first + p];
-      rows[p] = larger(smaller(factor * (b - a), T(-kNever)), T(kNever));
-      bad += (a - a) + (b - b);
-    }
-    return bad == 0;
+      softmax(count, stride_, not_negative_, rows);
   }
   void write(int64_t first, int count, const T* rows) const {
     if (!one_channel_) return store_points(rows, stride_, r_.points, r_.labels, first, count, r_.probs);
@@ -403,7 +410,8 @@ class MeanField {
   bool one_channel_;
   SlabPlan plan_;
   int stride_;
-  bool direct_;  // scalar weights and Potts: messages are added to the scores as they are sliced
+  bool direct_;               // scalar weights and Potts: messages are added to the scores as they are sliced
+  bool not_negative_ = true;  // messages only add to scores, whose largest is 0
   bool keep_q_;
   bool grid_ = false;
   int64_t row_points_;

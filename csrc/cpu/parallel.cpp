@@ -21,12 +21,17 @@ struct TeamState {
   std::condition_variable wake;
 
   void wait_until_round_changes(unsigned old) {
-    // About 10 us: longer than the skew between threads on a quiet machine.
+    // About 10 us, then as much as 1 ms of offering the core to others before sleeping: on a virtual machine
+    // waking takes about 0.1 ms, and there are some 50 barriers to a call.
     for (int i = 0; i < 300; ++i) {
       if (round.load(std::memory_order_acquire) != old) return;
 #if defined(__x86_64__)
       _mm_pause();
 #endif
+    }
+    for (int i = 0; i < 3000; ++i) {
+      if (round.load(std::memory_order_acquire) != old) return;
+      std::this_thread::yield();
     }
     std::unique_lock<std::mutex> lock(mutex);
     wake.wait(lock, [&] { return round.load(std::memory_order_acquire) != old; });

@@ -7,63 +7,118 @@ DENSECRF_BEGIN
 // Points whose rows are worked on together: enough to hide latencies, few enough for the first-level cache.
 constexpr int kChunk = 64;
 
-// to[j, i] = factor * from[i, j] for a SIZE x SIZE tile; the compiler keeps it in registers.
-template <class T, int SIZE>
-inline void transpose_tile(const T* from, int64_t from_step, T* to, int64_t to_step, T factor) {
-  T tile[SIZE][SIZE];
-  for (int i = 0; i < SIZE; ++i) {
-    for (int j = 0; j < SIZE; ++j) tile[i][j] = from[i * from_step + j];
-  }
-  for (int j = 0; j < SIZE; ++j) {
-    for (int i = 0; i < SIZE; ++i) to[j * to_step + i] = factor * tile[i][j];
-  }
-}
+#if defined(__clang__) || __GNUC__ >= 12
+#define DENSECRF_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#define DENSECRF_SHUFFLE(a, b, i, j, k, l) \
+  __builtin_shuffle(a, b, typename Lanes<sizeof(a) / 4>::type{i, j, k, l})
+template <size_t BYTES>
+struct Lanes {
+  typedef int32_t type __attribute__((vector_size(16)));
+};
+template <>
+struct Lanes<8> {
+  typedef int64_t type __attribute__((vector_size(32)));
+};
+#endif
 
-// to[j, i] = factor * from[i, j], i < rows, j < columns.
+// What happens to a value, or to four, of column `j` on its way into a transposed array.
+struct AsIs {
+  template <class X>
+  void operator()(X&, int) const {}
+};
 template <class T>
+struct Shifted {
+  T factor;
+  const T* down;  // [columns], taken away
+  T least;
+  void operator()(T& x, int j) const { x = larger(factor * x - down[j], least); }
+  void operator()(typename Vec<T, 4>::type& x, int j) const {
+    const typename Vec<T, 4>::type floor = least - typename Vec<T, 4>::type{};
+    x = factor * x - *reinterpret_cast<const typename Vec<T, 4>::loose*>(down + j);
+    x = x < floor ? floor : x;
+  }
+};
+
+// to[j, i] = from[i, j] as changed by change(value, j), i < rows, j < columns.
+template <class T, class F>
 inline void transpose(int rows, int columns, const T* from, int64_t from_step, T* to, int64_t to_step,
-                      T factor) {
-  constexpr int kTile = 4;
+                      F change) {
+  using V = typename Vec<T, 4>::type;
+  using Loose = typename Vec<T, 4>::loose;
   int i = 0;
-  for (; i + kTile <= rows; i += kTile) {
+  for (; i + 4 <= rows; i += 4) {
     int j = 0;
-    for (; j + kTile <= columns; j += kTile)
-      transpose_tile<T, kTile>(from + i * from_step + j, from_step, to + j * to_step + i, to_step, factor);
+    for (; j + 4 <= columns; j += 4) {
+      V x[4];
+      for (int k = 0; k < 4; ++k) {
+        x[k] = *reinterpret_cast<const Loose*>(from + (i + k) * from_step + j);
+        change(x[k], j);
+      }
+      const V a = DENSECRF_SHUFFLE(x[0], x[1], 0, 4, 1, 5), b = DENSECRF_SHUFFLE(x[0], x[1], 2, 6, 3, 7);
+      const V c = DENSECRF_SHUFFLE(x[2], x[3], 0, 4, 1, 5), d = DENSECRF_SHUFFLE(x[2], x[3], 2, 6, 3, 7);
+      T* out = to + j * to_step + i;
+      *reinterpret_cast<Loose*>(out) = DENSECRF_SHUFFLE(a, c, 0, 1, 4, 5);
+      *reinterpret_cast<Loose*>(out + to_step) = DENSECRF_SHUFFLE(a, c, 2, 3, 6, 7);
+      *reinterpret_cast<Loose*>(out + 2 * to_step) = DENSECRF_SHUFFLE(b, d, 0, 1, 4, 5);
+      *reinterpret_cast<Loose*>(out + 3 * to_step) = DENSECRF_SHUFFLE(b, d, 2, 3, 6, 7);
+    }
     for (; j < columns; ++j) {
-      for (int k = i; k < i + kTile; ++k) to[j * to_step + k] = factor * from[k * from_step + j];
+      for (int k = i; k < i + 4; ++k) change(to[j * to_step + k] = from[k * from_step + j], j);
     }
   }
   for (; i < rows; ++i) {
-    for (int j = 0; j < columns; ++j) to[j * to_step + i] = factor * from[i * from_step + j];
+    for (int j = 0; j < columns; ++j) change(to[j * to_step + i] = from[i * from_step + j], j);
+  }
+}
+#undef DENSECRF_SHUFFLE
+
+// Whether planes[c, first + p] are finite, c < channels, p < count <= kChunk.
+template <class T>
+[[gnu::noinline]] inline bool finite_points(const T* planes, int64_t points, int channels, int64_t first,
+                                            int count) {
+  T bad[kChunk] = {};  // x - x is 0, or NaN where x is not finite
+  for (int c = 0; c < channels; ++c) {
+    const T* plane = planes + c * points + first;
+    for (int p = 0; p < count; ++p) bad[p] += plane[p] - plane[p];
+  }
+  T sum = 0;
+  for (int p = 0; p < count; ++p) sum += bad[p];
+  return sum == 0;
+}
+
+// most[p] = the largest of factor * planes[c, first + p].
+template <class T>
+[[gnu::noinline]] inline void largest_of_points(const T* planes, int64_t points, int channels, int64_t first,
+                                                int count, T factor, T* most) {
+  for (int p = 0; p < count; ++p) most[p] = factor * planes[first + p];
+  for (int c = 1; c < channels; ++c) {
+    const T* plane = planes + c * points + first;
+    for (int p = 0; p < count; ++p) most[p] = larger(most[p], factor * plane[p]);
   }
 }
 
-// rows[p, c] = factor * planes[c, first + p]; channels beyond C get 0.  Returns false when a value is not
-// finite.
+template <class T>
+inline void fill_padding(int channels, int count, int stride, T value, T* rows) {
+  for (int p = 0; p < count && channels < stride; ++p) {
+    for (int c = channels; c < stride; ++c) rows[int64_t(p) * stride + c] = value;
+  }
+}
+
+// rows[p, c] = planes[c, first + p]; channels beyond C get 0.  Returns false when a value is not finite.
 template <class T>
 [[gnu::noinline]] inline bool load_points(const T* planes, int64_t points, int channels, int64_t first,
-                                          int count, T factor, int stride, T* rows) {
-  transpose(channels, count, planes + first, points, rows, int64_t(stride), factor);
-  for (int p = 0; p < count; ++p) {
-    for (int c = channels; c < stride; ++c) rows[int64_t(p) * stride + c] = 0;
-  }
-  constexpr int kLanes = 8;
-  T bad[kLanes] = {};  // x - x is 0, or NaN where x is not finite
-  const int64_t values = int64_t(count) * stride;
-  int64_t i = 0;
-  for (; i + kLanes <= values; i += kLanes) {
-    for (int l = 0; l < kLanes; ++l) bad[l] += rows[i + l] - rows[i + l];
-  }
-  for (; i < values; ++i) bad[0] += rows[i] - rows[i];
-  bool finite = true;
-  for (int l = 0; l < kLanes; ++l) finite = finite && bad[l] == 0;
+                                          int count, int stride, T* rows) {
+  const bool finite = finite_points(planes, points, channels, first, count);
+  transpose(channels, count, planes + first, points, rows, int64_t(stride), AsIs());
+  fill_padding(channels, count, stride, T(0), rows);
   return finite;
 }
 
 template <class T>
 [[gnu::noinline]] inline void store_points(const T* rows, int stride, int64_t points, int channels,
                                            int64_t first, int count, T* planes) {
-  transpose(count, channels, rows, int64_t(stride), planes + first, points, T(1));
+  transpose(count, channels, rows, int64_t(stride), planes + first, points, AsIs());
 }
 
 DENSECRF_END

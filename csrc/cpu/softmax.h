@@ -7,28 +7,46 @@ DENSECRF_BEGIN
 
 template <class T, int W>
 inline T largest(const Row<T, W>& row) {
-  T m[W];
-  row.store(m);
-  for (int half = W / 2; half > 0; half /= 2) {
+  constexpr int kLanes = Row<T, W>::kLanes;
+  Row<T, kLanes> most;
+  most.v[0] = row.v[0];
+  for (int i = 1; i < Row<T, W>::kVecs; ++i) most.v[0] = most.v[0] < row.v[i] ? row.v[i] : most.v[0];
+  T m[kLanes];
+  most.store(m);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) m[i] = m[i] < m[i + half] ? m[i + half] : m[i];
   }
   return m[0];
 }
 template <class T, int W>
 inline T total(const Row<T, W>& row) {
-  T m[W];
-  row.store(m);
-  for (int half = W / 2; half > 0; half /= 2) {
+  constexpr int kLanes = Row<T, W>::kLanes;
+  Row<T, kLanes> sum;
+  sum.v[0] = row.v[0];
+  for (int i = 1; i < Row<T, W>::kVecs; ++i) sum.v[0] += row.v[i];
+  T m[kLanes];
+  sum.store(m);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
     for (int i = 0; i < half; ++i) m[i] += m[i + half];
   }
   return m[0];
 }
 
-// stride is a multiple of W.
+// Largest value that exp_array takes without the row's largest being taken away first: e^80 sums over 10^3
+// labels.
+constexpr int kLargestExponent = 80;
+
+// Whether no value is above kLargestExponent.
 template <class T, int W>
-[[gnu::noinline]] void softmax_rows(int count, int stride, T* rows) {
-  const T* end = rows + int64_t(count) * stride;
-  for (T* row = rows; row < end; row += stride) {
+inline bool all_small(int64_t n, const T* x) {
+  auto most = Row<T, W>::load(x);
+  for (int64_t i = W; i < n; i += W) most.take_larger(Row<T, W>::load(x + i));
+  return largest<T, W>(most) <= T(kLargestExponent);
+}
+
+template <class T, int W>
+inline void take_largest_away(int count, int stride, T* rows) {
+  for (T* row = rows; row < rows + int64_t(count) * stride; row += stride) {
     auto most = Row<T, W>::load(row);
     for (int c = W; c < stride; c += W) most.take_larger(Row<T, W>::load(row + c));
     const T down = -largest<T, W>(most);
@@ -38,12 +56,22 @@ template <class T, int W>
       x.store(row + c);
     }
   }
-  exp_array(rows, int64_t(count) * stride);
-  for (T* row = rows; row < end; row += stride) {
-    auto sum = Row<T, W>::load(row);
+}
+
+// A row is one vector row, or several of width W.
+template <class T, int W>
+[[gnu::noinline]] void softmax_rows(int count, int stride, bool not_negative, T* rows) {
+  const int64_t values = int64_t(count) * stride;
+  if (!not_negative || !all_small<T, W>(values, rows)) take_largest_away<T, W>(count, stride, rows);
+  exp_array(rows, values);
+  for (T* row = rows; row < rows + values; row += stride) {
+    auto first = Row<T, W>::load(row);
+    auto sum = first;
     for (int c = W; c < stride; c += W) sum.add_scaled(T(1), row + c);
     const T inverse = T(1) / total<T, W>(sum);
-    for (int c = 0; c < stride; c += W) {
+    first.scale(inverse);
+    first.store(row);
+    for (int c = W; c < stride; c += W) {
       auto x = Row<T, W>::load(row + c);
       x.scale(inverse);
       x.store(row + c);
@@ -51,12 +79,12 @@ template <class T, int W>
   }
 }
 
+// not_negative: every row's largest value is known to be 0 or more, but for rounding.
 template <class T>
-inline void softmax(int count, int stride, T* rows) {
-  if (stride % 8 == 0) return softmax_rows<T, 8>(count, stride, rows);
-  if (stride % 4 == 0) return softmax_rows<T, 4>(count, stride, rows);
-  if (stride % 2 == 0) return softmax_rows<T, 2>(count, stride, rows);
-  softmax_rows<T, 1>(count, stride, rows);
+inline void softmax(int count, int stride, bool not_negative, T* rows) {
+  int width = stride;
+  if (stride > kSlab) width = stride % 8 == 0 ? 8 : stride % 4 == 0 ? 4 : stride % 2 == 0 ? 2 : 1;
+  for_width(width, [&](auto w) { softmax_rows<T, decltype(w)::value>(count, stride, not_negative, rows); });
 }
 
 DENSECRF_END
