@@ -118,10 +118,9 @@ struct Simplex {
   }
 
   // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along the coordinate of
-  // rank d-k. After them, where `bridges`: the d+1 vertices that the same steps pass when two of them are
-  // swapped.
+  // rank d-k.
   template <class K>
-  DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, bool bridges, K* keys) const {
+  DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, K* keys) const {
     const int d = D ? D : dims;
     int axis[kCap];
     K key = 0;
@@ -131,7 +130,6 @@ struct Simplex {
     }
     for (int k = 0; k <= d; ++k) {
       keys[k] = key;
-      if (bridges) keys[d + 1 + k] = key + code.step[axis[k < d ? d - k - 1 : d]];
       key += code.step[axis[d - k]];
     }
   }

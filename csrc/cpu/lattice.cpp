@@ -19,6 +19,8 @@ namespace {
 
 // Above 16, or gcc unrolls the loops over lanes whole before it could vectorise them (build 1.25x slower).
 constexpr int kLanes = 32;
+// Points for each corner from which on bridges of three steps are affordable.
+constexpr int kSparse = 1 << 20;
 
 // What LatticeTables points to.
 class AnyTables {
@@ -32,13 +34,10 @@ const AnyTables* reveal(const LatticeTables* tables) { return reinterpret_cast<c
 
 template <class K>
 struct Band {
-  HashTable<K> simplices, vertices;
+  HashTable<K> simplices, vertices;  // vertices: the corners of the simplices; band 0 takes in all others'
+  HashTable<K> bridges;              // vertices that only the blur passes through
   Buffer<int32_t> simplex_vertices;  // [S, d+1] vertex ids, of this band's table until the merge
-  Buffer<K> vertex_keys;             // [M] of the vertices that points splat to
-  Buffer<K> bridge_keys;      // of vertices that only the blur passes through, as met; without repeats after
-                              // sift(), some of them corners, too
-  Buffer<int32_t> to_merged;  // [M] this band's vertex id -> merged id
-  int64_t first_simplex = 0;  // global id of this band's first simplex
+  int64_t first_simplex = 0;         // global id of this band's first simplex
   Status status = Status::kOk;
 };
 
@@ -48,19 +47,18 @@ class Tables final : public AnyTables {
   int dims = 0, num_bands = 0;
   KeyCode<K> code;
   Band<K>* bands = nullptr;
-  int64_t simplices = 0;
+  int64_t simplices = 0, vertices = 0;
 
   ~Tables() override { delete[] bands; }
-  // Band 0 holds the merged vertex table.
   LatticeSizes sizes() const override {
     int64_t chained = 0;
     for (int a = 0; a <= dims; ++a) chained += chains[a].size();
-    return {simplices, bands[0].vertex_keys.size(), chained};
+    return {simplices, vertices, chained};
   }
 
   // Strings the vertices of every axis into chains.
   Status link(int threads) {
-    int64_t vertices = bands[0].vertex_keys.size();
+    vertices = bands[0].vertices.size();
     Buffer<int32_t> up;
     Buffer<uint8_t> has_lower;
     if (!up.resize(vertices * (dims + 1)) || !has_lower.resize(vertices * (dims + 1)))
@@ -95,23 +93,23 @@ class Tables final : public AnyTables {
 
  private:
   void fill_simplices(Range range, int32_t* out) const {
-    int corners = dims + 1;
+    const int64_t corners = dims + 1;
     for (int b = 0; b < num_bands; ++b) {
       const Band<K>& from = bands[b];
-      int64_t begin = larger(range.begin, from.first_simplex);
-      int64_t end = smaller(range.end, from.first_simplex + from.simplices.size());
-      for (int64_t i = begin * corners; i < end * corners; ++i) {
-        int32_t id = from.simplex_vertices[i - from.first_simplex * corners];
-        out[i] = b == 0 ? id : from.to_merged[id];
-      }
+      const int64_t begin = larger(range.begin, from.first_simplex);
+      const int64_t end = smaller(range.end, from.first_simplex + from.simplices.size());
+      if (begin >= end) continue;
+      std::memcpy(out + begin * corners,
+                  from.simplex_vertices.data() + (begin - from.first_simplex) * corners,
+                  size_t((end - begin) * corners) * sizeof(int32_t));
     }
   }
   void find_upper(Range range, K step, int32_t* up, uint8_t* has_lower) const {
     constexpr int kAhead = 24;
-    const Buffer<K>& keys = bands[0].vertex_keys;
+    const HashTable<K>& table = bands[0].vertices;
     for (int64_t v = range.begin; v < range.end; ++v) {
-      if (v + kAhead < range.end) bands[0].vertices.prefetch(keys[v + kAhead] + step);
-      up[v] = bands[0].vertices.find(keys[v] + step);
+      if (v + kAhead < range.end) table.prefetch(table.key(v + kAhead) + step);
+      up[v] = table.find(table.key(v) + step);
       if (up[v] != HashTable<K>::kNone) has_lower[up[v]] = 1;
     }
   }
@@ -156,38 +154,57 @@ void elevated_extent(int d, double scale, const double* lo, const double* hi, Ex
 
 // Smallest and largest value of each feature.
 template <class T>
-Status feature_extent(const LatticeRequest<T>& request, double* lo, double* hi) {
-  int d = request.dims;
-  Buffer<T> found;
-  Buffer<uint8_t> finite;
-  int parts = smaller(request.threads, kMaxThreads);
-  if (!found.resize(int64_t(parts) * 2 * d) || !finite.resize(parts)) return Status::kOutOfMemory;
-  for (int i = 0; i < parts; ++i) {
-    finite[i] = 1;
-    for (int j = 0; j < d; ++j) found[(2 * i) * d + j] = found[(2 * i + 1) * d + j] = request.features[j];
+struct FeatureExtent {
+  T lo[kMaxDims], hi[kMaxDims];
+  bool finite;
+};
+
+template <class T>
+FeatureExtent<T> extent_of_points(const T* features, int d, Range points) {
+  constexpr int kTogether = 8;  // points: enough values for vectors, whatever d
+  T low[kTogether * kMaxDims], high[kTogether * kMaxDims], bad[kTogether * kMaxDims];
+  const int step = kTogether * d;
+  for (int j = 0; j < step; ++j) {
+    low[j] = high[j] = features[points.begin * d + j % d];
+    bad[j] = 0;
   }
-  parallel(parts, [&](Team& team, int thread) {
-    Range range = band(request.points, team.size(), thread);
-    T* low = &found[int64_t(2 * thread) * d];
-    T* high = low + d;
-    T bad = 0;  // x - x is 0, or NaN where x is not finite
-    for (int64_t i = range.begin; i < range.end; ++i) {
-      const T* f = request.features + i * d;
-      for (int j = 0; j < d; ++j) {
-        low[j] = f[j] < low[j] ? f[j] : low[j];
-        high[j] = f[j] > high[j] ? f[j] : high[j];
-        bad += f[j] - f[j];
-      }
+  for (int64_t i = points.begin * d; i < points.end * d; i += step) {
+    const T* f = features + i;
+    const int count = int(smaller<int64_t>(step, points.end * d - i));
+    for (int j = 0; j < count; ++j) {
+      low[j] = smaller(low[j], f[j]);
+      high[j] = larger(high[j], f[j]);
+      bad[j] += f[j] - f[j];  // x - x is 0, or NaN where x is not finite
     }
-    finite[thread] = bad == 0;
+  }
+  FeatureExtent<T> out;
+  out.finite = true;
+  for (int j = 0; j < step; ++j) {
+    out.lo[j % d] = j < d ? low[j] : smaller(out.lo[j % d], low[j]);
+    out.hi[j % d] = j < d ? high[j] : larger(out.hi[j % d], high[j]);
+    out.finite = out.finite && bad[j] == 0;
+  }
+  return out;
+}
+
+template <class T>
+Status feature_extent(const LatticeRequest<T>& request, double* lo, double* hi) {
+  Buffer<FeatureExtent<T>> found;
+  const int parts = int(smaller<int64_t>(request.threads, request.points));
+  if (!found.resize(parts)) return Status::kOutOfMemory;
+  int size = 1;
+  parallel(parts, [&](Team& team, int thread) {
+    if (thread == 0) size = team.size();
+    found[thread] =
+        extent_of_points(request.features, request.dims, band(request.points, team.size(), thread));
   });
   bool ok = true;
-  for (int j = 0; j < d; ++j) lo[j] = hi[j] = request.pad_origin ? 0 : double(request.features[j]);
-  for (int i = 0; i < parts; ++i) {
-    ok = ok && finite[i];
-    for (int j = 0; j < d; ++j) {
-      lo[j] = smaller(lo[j], double(found[int64_t(2 * i) * d + j]));
-      hi[j] = larger(hi[j], double(found[int64_t(2 * i + 1) * d + j]));
+  for (int j = 0; j < request.dims; ++j) lo[j] = hi[j] = request.pad_origin ? 0 : double(request.features[j]);
+  for (int i = 0; i < size; ++i) {
+    ok = ok && found[i].finite;
+    for (int j = 0; j < request.dims; ++j) {
+      lo[j] = smaller(lo[j], double(found[i].lo[j]));
+      hi[j] = larger(hi[j], double(found[i].hi[j]));
     }
   }
   return ok ? Status::kOk : Status::kNotFinite;
@@ -204,14 +221,19 @@ class Builder {
   Status run() {
     parallel(request_.threads, [&](Team& team, int thread) {
       tables_->num_bands = team.size();
-      Range range = band(request_.points, team.size(), thread);
-      tables_->bands[thread].status =
-          embed(range, &tables_->bands[thread], thread == team.size() - 1 && request_.pad_origin);
+      const Range range = band(request_.points, team.size(), thread);
+      Band<K>& mine = tables_->bands[thread];
+      mine.status = embed(range, &mine, thread == team.size() - 1 && request_.pad_origin);
       team.barrier();
       if (thread == 0) status_ = merge();
       team.barrier();
-      int32_t first = int32_t(tables_->bands[thread].first_simplex);
-      if (status_ == Status::kOk && first) {
+      if (status_ == Status::kOk && request_.bridges) {
+        if (!find_bridges(&mine)) mine.status = Status::kOutOfMemory;
+        team.barrier();
+        if (thread == 0) status_ = add_bridges();
+      }
+      const int32_t first = int32_t(mine.first_simplex);
+      if (first) {
         for (int64_t i = range.begin; i < range.end; ++i) request_.simplex[i] += first;
       }
     });
@@ -223,7 +245,7 @@ class Builder {
 
   Status embed(Range range, Band<K>* out, bool pad_origin) {
     int64_t points = range.end - range.begin;
-    if (!out->simplices.init(points / 3) || !out->vertices.init(points / 3)) return Status::kOutOfMemory;
+    if (!out->simplices.init(points / 8) || !out->vertices.init(points / 8)) return Status::kOutOfMemory;
     T padded[kLanes * (D ? D : kMaxDims)];
     Block block;
     for (int64_t first = range.begin; first < range.end; first += kLanes) {
@@ -244,7 +266,7 @@ class Builder {
       Status status = insert(padded, 1, &block, out, &simplex, weights);
       if (status != Status::kOk) return status;
     }
-    return sift(out) ? Status::kOk : Status::kOutOfMemory;
+    return Status::kOk;
   }
 
   Status insert(const T* features, int count, Block* block, Band<K>* out, int32_t* simplex, T* weights) {
@@ -270,52 +292,20 @@ class Builder {
   }
 
   bool insert_vertices(const Block& block, int n, Band<K>* out) {
-    const int corners = d_ + 1, bridges = request_.bridges ? corners : 0;
-    K keys[2 * ((D ? D : kMaxDims) + 1)];
-    block.vertex_keys(d_, tables_->code, n, request_.bridges, keys);
+    const int corners = d_ + 1;
+    K keys[(D ? D : kMaxDims) + 1];
+    block.vertex_keys(d_, tables_->code, n, keys);
     if (!out->vertices.make_room(corners)) return false;
     for (int k = 0; k < corners; ++k) out->vertices.prefetch(keys[k]);
-    const int64_t at = out->simplex_vertices.size(), bridge_at = out->bridge_keys.size();
-    if (!out->simplex_vertices.resize(at + corners) ||
-        !out->vertex_keys.reserve(out->vertices.size() + corners) ||
-        !out->bridge_keys.resize(bridge_at + bridges)) {
-      return false;
-    }
-    for (int k = 0; k < corners; ++k) out->simplex_vertices[at + k] = insert_vertex(keys[k], out);
-    for (int k = 0; k < bridges; ++k) out->bridge_keys[bridge_at + k] = keys[corners + k];
-    return true;
-  }
-  // There must be room in the table and in vertex_keys.
-  static int32_t insert_vertex(K key, Band<K>* out) {
-    const int64_t before = out->vertices.size();
-    const int32_t id = out->vertices.insert(key);
-    if (out->vertices.size() > before) {
-      out->vertex_keys.resize(before + 1);
-      out->vertex_keys[before] = key;
-    }
-    return id;
-  }
-
-  // Leaves each bridge once.
-  static bool sift(Band<K>* band) {
-    HashTable<K> seen;
-    Buffer<K>& keys = band->bridge_keys;
-    if (!seen.init(keys.size() / 5)) return false;
-    int64_t kept = 0;
-    for (int64_t i = 0; i < keys.size(); ++i) {
-      if (i + kLanes < keys.size()) seen.prefetch(keys[i + kLanes]);
-      if (!seen.make_room(1)) return false;
-      const int64_t before = seen.size();
-      seen.insert(keys[i]);
-      if (seen.size() > before) keys[kept++] = keys[i];
-    }
-    keys.resize(kept);
+    const int64_t at = out->simplex_vertices.size();
+    if (!out->simplex_vertices.resize(at + corners)) return false;
+    for (int k = 0; k < corners; ++k) out->simplex_vertices[at + k] = out->vertices.insert(keys[k]);
     return true;
   }
 
-  // Adds the vertices of every other band to band 0 and numbers the simplices through.
+  // Adds the corners of every other band to band 0 and numbers the simplices through.
   Status merge() {
-    Band<K>& all = tables_->bands[0];
+    HashTable<K>& all = tables_->bands[0].vertices;
     int64_t simplices = 0;
     for (int b = 0; b < tables_->num_bands; ++b) {
       Band<K>& from = tables_->bands[b];
@@ -323,36 +313,83 @@ class Builder {
       from.first_simplex = simplices;
       simplices += from.simplices.size();
       if (b == 0) continue;
-      const int64_t count = from.vertex_keys.size();
-      if (!make_room(count, &all) || !from.to_merged.resize(count)) return Status::kOutOfMemory;
-      for (int64_t i = 0; i < count; ++i) {
-        if (i + kLanes < count) all.vertices.prefetch(from.vertex_keys[i + kLanes]);
-        from.to_merged[i] = insert_vertex(from.vertex_keys[i], &all);
-      }
+      Buffer<int32_t> merged;
+      if (!merged.resize(from.vertices.size()) || !insert_all(from.vertices, &all, merged.data()))
+        return Status::kOutOfMemory;
+      for (int64_t i = 0; i < from.simplex_vertices.size(); ++i)
+        from.simplex_vertices[i] = merged[from.simplex_vertices[i]];
       from.vertices.release();
     }
-    // Bridges come last, so that splat and slice touch a compact part of the values.
-    for (int b = 0; b < tables_->num_bands; ++b) {
-      Buffer<K>& keys = tables_->bands[b].bridge_keys;
-      if (!make_room(keys.size(), &all)) return Status::kOutOfMemory;
-      for (int64_t i = 0; i < keys.size(); ++i) {
-        if (i + kLanes < keys.size()) all.vertices.prefetch(keys[i + kLanes]);
-        insert_vertex(keys[i], &all);
-      }
-      keys.release();
-    }
     tables_->simplices = simplices;
-    bool fits = simplices < INT32_MAX && all.vertices.size() < INT32_MAX;
-    return fits ? Status::kOk : Status::kTooManyVertices;
+    steps_ = all.size() <= request_.points / kSparse ? 3 : 2;
+    return checked_size();
   }
 
-  static bool make_room(int64_t count, Band<K>* band) {
-    return band->vertices.make_room(count) && band->vertex_keys.reserve(band->vertices.size() + count);
+  // Collects the bridges of this band's simplices.  The steps of simplex k -> k+1 -> ... (corner d+1 is
+  // corner 0 again) are a, b, c, ...: a bridge is corner k + b, and with three steps also + c and + b + c.
+  bool find_bridges(Band<K>* band) const {
+    const HashTable<K>& corners = tables_->bands[0].vertices;
+    const int n = d_ + 1, count = steps_ == 3 ? 3 * n : n;
+    K keys[2][3 * ((D ? D : kMaxDims) + 1)];  // of this simplex, and of the one before, by now prefetched
+    if (!band->bridges.init(band->simplices.size())) return false;
+    for (int64_t i = 0; i <= band->simplices.size(); ++i) {
+      if (i < band->simplices.size()) {
+        bridge_keys(&band->simplex_vertices[i * n], keys[i % 2]);
+        if (!band->bridges.make_room(2 * count)) return false;
+        for (int k = 0; k < count; ++k) {
+          corners.prefetch(keys[i % 2][k]);
+          band->bridges.prefetch(keys[i % 2][k]);
+        }
+      }
+      for (int k = 0; k < count && i > 0; ++k) {
+        const K key = keys[(i + 1) % 2][k];
+        if (corners.find(key) == HashTable<K>::kNone) band->bridges.insert(key);
+      }
+    }
+    return true;
+  }
+  void bridge_keys(const int32_t* corners, K* keys) const {
+    const int n = d_ + 1;
+    K at[(D ? D : kMaxDims) + 4];
+    for (int k = 0; k < n + 3; ++k) at[k] = k < n ? tables_->bands[0].vertices.key(corners[k]) : at[k - n];
+    for (int k = 0; k < n; ++k) {
+      keys[k] = at[k] + (at[k + 2] - at[k + 1]);
+      if (steps_ == 2) continue;
+      keys[n + k] = at[k] + (at[k + 3] - at[k + 2]);
+      keys[2 * n + k] = at[k] + (at[k + 3] - at[k + 1]);
+    }
+  }
+
+  // Bridges come last, so that splat and slice touch a compact part of the values.
+  Status add_bridges() {
+    HashTable<K>& all = tables_->bands[0].vertices;
+    for (int b = 0; b < tables_->num_bands; ++b) {
+      Band<K>& from = tables_->bands[b];
+      if (from.status != Status::kOk) return from.status;
+      if (!insert_all(from.bridges, &all, nullptr)) return Status::kOutOfMemory;
+      from.bridges.release();
+    }
+    return checked_size();
+  }
+
+  static bool insert_all(const HashTable<K>& from, HashTable<K>* to, int32_t* ids) {
+    if (!to->make_room(from.size())) return false;
+    for (int64_t i = 0; i < from.size(); ++i) {
+      if (i + kLanes < from.size()) to->prefetch(from.key(i + kLanes));
+      const int32_t id = to->insert(from.key(i));
+      if (ids) ids[i] = id;
+    }
+    return true;
+  }
+  Status checked_size() const {
+    const bool fits = tables_->simplices < INT32_MAX && tables_->bands[0].vertices.size() < INT32_MAX;
+    return fits ? Status::kOk : Status::kTooManyVertices;
   }
 
   const LatticeRequest<T>& request_;
   Tables<K>* tables_;
   int d_;
+  int steps_ = 2;  // that bridges swap
   C scales_[D ? D : kMaxDims];
   Status status_ = Status::kOk;
 };
