@@ -19,7 +19,6 @@ from densecrf.lattice import Lattice
 from densecrf.spatial import Grid
 
 Array = NDArray[Any]
-_ROUNDING = 1e-5  # of a sum that the self-message is taken away from
 _SMALLEST = 1e-20  # added to the normalisation, as pydensecrf does: a point without neighbours gets no message
 
 
@@ -186,7 +185,7 @@ class DenseCRF:
 
     def _prepare(self, kernel: Kernel) -> tuple[Any, ...]:
         """A kernel as the engine takes it: lattice or grid, and the vectors around it."""
-        ones = np.ones(self.domain.size) if self.domain.mask is None else self.domain.mask
+        ones = np.ones(self.domain.size, self.dtype) if self.domain.mask is None else self.domain.mask
         if isinstance(kernel, Gaussian) and self.method == "tuned":
             grid = Grid(self.shape, self.domain.sigmas(kernel))
             native = grid.native(self.dtype)
@@ -208,7 +207,8 @@ class DenseCRF:
             norm = norm - own
         left, right = _factors(norm, kernel.normalization or self.normalization)
         if own is not None:
-            alone = norm <= _ROUNDING * own  # nothing is left but rounding: such a pixel hears nobody
+            rounding = np.sqrt(np.finfo(self.dtype).eps)
+            alone = norm <= rounding * own  # nothing is left but rounding: such a pixel hears nobody
             left = np.where(alone, 0, 1 if left is None else left)
             right = np.where(alone, 0, 1 if right is None else right)
         if self.domain.mask is not None:
@@ -275,11 +275,13 @@ def _factors(norm: Array, normalization: str) -> tuple[Array | None, Array | Non
     """(left, right) of the normalised filter diag(left) K diag(right); None stands for ones."""
     if normalization == "none":
         return None, None
-    norm = np.maximum(norm, 0)
+    inverse = np.maximum(norm, 0)  # from here on in place: fresh memory costs more than the arithmetic
+    inverse += norm.dtype.type(_SMALLEST)
     if normalization == "symmetric":
-        root = 1 / np.sqrt(norm + _SMALLEST)
-        return root, root
-    inverse = 1 / (norm + _SMALLEST)
+        np.sqrt(inverse, out=inverse)
+    np.reciprocal(inverse, out=inverse)
+    if normalization == "symmetric":
+        return inverse, inverse
     return (inverse, None) if normalization == "after" else (None, inverse)
 
 

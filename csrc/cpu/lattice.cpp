@@ -19,8 +19,8 @@ namespace {
 
 // Above 16, or gcc unrolls the loops over lanes whole before it could vectorise them (build 1.25x slower).
 constexpr int kLanes = 32;
-// Points for each corner from which on bridges of three steps are affordable.
-constexpr int kSparse = 1 << 20;
+// A lattice with at least so many points to a corner has the second kind of bridges, too.
+constexpr int kSparse = 3;
 
 // What LatticeTables points to.
 class AnyTables {
@@ -321,16 +321,16 @@ class Builder {
       from.vertices.release();
     }
     tables_->simplices = simplices;
-    steps_ = all.size() <= request_.points / kSparse ? 3 : 2;
+    sparse_ = all.size() * kSparse <= request_.points;
     return checked_size();
   }
 
-  // Collects the bridges of this band's simplices.  The steps of simplex k -> k+1 -> ... (corner d+1 is
-  // corner 0 again) are a, b, c, ...: a bridge is corner k + b, and with three steps also + c and + b + c.
+  // Collects the bridges of this band's simplices.  The steps of a simplex from corner k on are a, b, c, d
+  // (corner d+1 is corner 0 again): its bridges are k + b, on the way b, a, and in a sparse lattice k + d.
   bool find_bridges(Band<K>* band) const {
     const HashTable<K>& corners = tables_->bands[0].vertices;
-    const int n = d_ + 1, count = steps_ == 3 ? 3 * n : n;
-    K keys[2][3 * ((D ? D : kMaxDims) + 1)];  // of this simplex, and of the one before, by now prefetched
+    const int n = d_ + 1, count = sparse_ ? 2 * n : n;
+    K keys[2][2 * ((D ? D : kMaxDims) + 1)];  // of this simplex, and of the one before, by now prefetched
     if (!band->bridges.init(band->simplices.size())) return false;
     for (int64_t i = 0; i <= band->simplices.size(); ++i) {
       if (i < band->simplices.size()) {
@@ -350,13 +350,11 @@ class Builder {
   }
   void bridge_keys(const int32_t* corners, K* keys) const {
     const int n = d_ + 1;
-    K at[(D ? D : kMaxDims) + 4];
-    for (int k = 0; k < n + 3; ++k) at[k] = k < n ? tables_->bands[0].vertices.key(corners[k]) : at[k - n];
+    K at[(D ? D : kMaxDims) + 5];
+    for (int k = 0; k < n + 4; ++k) at[k] = k < n ? tables_->bands[0].vertices.key(corners[k]) : at[k - n];
     for (int k = 0; k < n; ++k) {
       keys[k] = at[k] + (at[k + 2] - at[k + 1]);
-      if (steps_ == 2) continue;
-      keys[n + k] = at[k] + (at[k + 3] - at[k + 2]);
-      keys[2 * n + k] = at[k] + (at[k + 3] - at[k + 1]);
+      if (sparse_) keys[n + k] = at[k] + (at[k + 4] - at[k + 3]);
     }
   }
 
@@ -389,7 +387,7 @@ class Builder {
   const LatticeRequest<T>& request_;
   Tables<K>* tables_;
   int d_;
-  int steps_ = 2;  // that bridges swap
+  bool sparse_ = false;
   C scales_[D ? D : kMaxDims];
   Status status_ = Status::kOk;
 };
