@@ -7,10 +7,16 @@ coordinates (Adams et al. 2010, section 3.2), so that unit variance wants the fe
     (d + 1) * sqrt(2 w / (1 + 2 w) + 1 / 6)
 
 which is the published (d + 1) * sqrt(2 / 3) for w = 1/2. Two things stand between that and the exact Gaussian:
-the shape of the kernel, which a slightly larger scale and a smaller w bring nearer, and the vertices that do
+the shape of the kernel, which another w and a stretch of the scale bring nearer, and the vertices that do
 not exist. The blur takes its axes one after the other, and mass gets from one vertex to another only where every
-vertex on the way exists; so the tuned lattice has bridges: for each occupied simplex, the vertices that its own
-steps pass when two of them are swapped. They carry the blur and nothing else.
+vertex on the way exists; so the tuned lattice has bridges, which carry the blur and nothing else. With a, b, c, d for
+the steps of an occupied simplex from corner k on (after the last corner comes the first again), they are the vertices
+k + b, passed when a and b are swapped, and in a sparse lattice, one of at least three points to a corner, k + d as
+well (csrc/cpu/lattice.cpp).
+
+Blur weight and stretch for d = 5 were chosen with both kinds of bridges, on whole mean-field runs
+(benchmarks/accuracy.py); those for the other d with the first kind alone, on the error of one filter
+(benchmarks/tune_lattice.py).
 """
 
 from __future__ import annotations
