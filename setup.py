@@ -229,7 +229,7 @@ def python_group(mode: Mode, version: str) -> Group:
         )
     includes = [f"-I{pybind11_headers()}", f"-I{python}", f"-I{sysconfig.get_path('platinclude')}"]
     flags = (*mode.optimise("-O2"), f'-DDENSECRF_VERSION="{version}"', *dict.fromkeys(includes))
-    return Group("python", (CSRC / "python" / "module.cpp",), flags)
+    return Group("python", tuple(sorted((CSRC / "python").glob("*.cpp"))), flags)
 
 
 def pybind11_headers() -> Path:

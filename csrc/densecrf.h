@@ -46,6 +46,7 @@ template <class T>
 struct LatticeRequest {
   const T* features;  // [N, d] already divided by their bandwidths
   int64_t points;
+  int64_t images;  // the points are so many images of equal size, one after the other, that share no vertex
   int dims;
   double scale;     // elevated coordinates = scale * (orthonormal embedding of the features)
   bool pad_origin;  // also insert the simplex of the zero feature (what pydensecrf's padding to a multiple of
@@ -71,6 +72,7 @@ constexpr int kGridAxes = 3;
 // separable filter.
 template <class T>
 struct GridView {
+  int64_t images;            // so many grids of this size, one after the other, each filtered by itself
   int64_t size[kGridAxes];   // D, H, W (leading axes are 1 for images and lines)
   int spacing[kGridAxes];    // pixels between nodes
   int radius[kGridAxes];     // taps run over offsets -radius ... radius
@@ -82,6 +84,9 @@ struct GridView {
 
 enum class Weight : int { kScalar, kVector, kMatrix };
 
+// A term of the update z = scores + sum_k E_k K_k Q: the filter K_k with its normalisation, and the coupling
+// E = -compatibility * weights, up to a constant over the labels ([x = y] for a Potts model).
+
 template <class T>
 struct KernelView {
   const LatticeView<T>* lattice;  // exactly one of lattice and grid is set
@@ -89,29 +94,31 @@ struct KernelView {
   const T* norm_in;   // [N] factor on Q before the filter, or null
   const T* norm_out;  // [N] factor on the filtered values, or null
   const T* self;      // [N] diagonal of the normalised filter, subtracted from the message, or null
-  Weight weight_kind;
-  T weight;          // kScalar
-  const T* weights;  // [L] kVector, [L, L] kMatrix
+  Weight coupling_kind;
+  T coupling;          // kScalar
+  const T* couplings;  // [L] kVector, [L, L] kMatrix: E[own label, other label]
 };
 
 template <class T>
 struct MeanFieldRequest {
-  int64_t points;    // N
+  int64_t points;    // N, over all images
+  int64_t images;    // B
   int labels;        // L
-  const T* unary;    // [L, N]
+  const T* unary;    // [B, L, N / B]
   T unary_sign;      // logits = unary_sign * unary: +1 for logits, -1 for energies
-  const T* initial;  // [L, N] Q to continue from, or null
+  const T* initial;  // [B, L, N / B] Q to continue from, or null
   const KernelView<T>* kernels;
   int num_kernels;
-  Weight compat_kind;  // kScalar: compat * Potts; kVector: diagonal of the cost matrix; kMatrix: cost matrix
-                       // mu[own, other]
-  T compat;
-  const T* compats;
+  bool potts;  // the couplings leave out the constant of a Potts model, which the free energy wants
   int iterations;
   T damping;            // Q <- damping * Q_old + (1 - damping) * Q_new
   T tolerance;          // stop when max |Q_new - Q_old| < tolerance; 0 never stops early
   const uint8_t* mask;  // [N] 0 = the pixel takes no part in the free energy, or null
-  T* probs;             // output [L, N]
+  bool logits;          // the output is z of the last update, not its softmax; not together with tolerance
+  T* output;            // [B, L, N / B]; null: only the states are wanted
+  T* states;  // output [iterations, mean_field_states] or null: the filtered values of every iteration
+  T* kept;    // output [(iterations - 1) / keep_every, B, L, N / B] or null: Q after every so many iterations
+  int keep_every;
   double* free_energy;  // output [iterations + 1] or null
   int iterations_done;  // output
   int threads;
@@ -138,6 +145,28 @@ struct FeatureRequest {
   T* features;  // output [N, spatial + channels]
 };
 
+// Gradients of one term, each null where not wanted, added up over the iterations.
+template <class T>
+struct TermGradient {
+  Weight coupling_kind;  // kScalar is asked for as kVector
+  T* couplings;          // [L] or [L, L]
+  T* weights;            // [N, d+1] of the lattice's barycentric weights
+  T* norm_in;            // [N]
+  T* norm_out;           // [N]
+};
+
+// Backward through a run of mean_field with its unary, initial, kernels, iterations, states and threads.
+template <class T>
+struct MeanFieldGradRequest {
+  const MeanFieldRequest<T>* forward;
+  const T* grad;    // [B, L, N / B] of the loss with respect to z of the last update
+  T* grad_unary;    // output [B, L, N / B]
+  T* grad_initial;  // output [B, L, N / B], with `initial`: with respect to the scores whose softmax that is
+  const KernelView<T>* probes;  // more kernels, that take no part, whose coupling's gradient (at 0) is wanted
+  int num_probes;
+  const TermGradient<T>* gradients;  // [num_kernels + num_probes]
+};
+
 template <class T>
 struct Ops {
   Status (*make_features)(const FeatureRequest<T>&);
@@ -146,17 +175,27 @@ struct Ops {
   void (*lattice_export)(const LatticeTables*, int threads, int32_t* simplex_vertices, int32_t* chains,
                          int64_t* chain_starts);
   void (*lattice_free)(LatticeTables*);
+  // Gradient [N, d] with respect to the features, from that with respect to the weights.
+  Status (*lattice_features_grad)(const LatticeRequest<T>&, const T* grad_weights, T* grad_features);
   // Diagonal of the filter (what a point sends to itself through the lattice), without normalisation.
   Status (*lattice_self)(const LatticeView<T>&, int threads, T* diagonal);
   size_t (*filter_workspace)(const LatticeView<T>&, int channels, int threads);
-  // values, out: [C, N]
-  Status (*filter)(const LatticeView<T>&, int channels, const T* values, T* out, bool transpose, int threads,
-                   void* workspace);
+  // values, out: [B, C, N / B], B being `images`, or the grid's
+  Status (*filter)(const LatticeView<T>&, int64_t images, int channels, const T* values, T* out,
+                   bool transpose, int threads, void* workspace);
+  // Gradient [N, d+1] of a loss with respect to the barycentric weights, `grad` being that of the filter's
+  // out.
+  size_t (*filter_weights_grad_workspace)(const LatticeView<T>&, int channels, int threads);
+  Status (*filter_weights_grad)(const LatticeView<T>&, int64_t images, int channels, const T* values,
+                                const T* grad, T* grad_weights, int threads, void* workspace);
   size_t (*grid_filter_workspace)(const GridView<T>&, int channels, int threads);
   Status (*grid_filter)(const GridView<T>&, int channels, const T* values, T* out, int threads,
                         void* workspace);
   size_t (*mean_field_workspace)(const MeanFieldRequest<T>&);
   Status (*mean_field)(MeanFieldRequest<T>&, void* workspace);
+  int64_t (*mean_field_states)(const MeanFieldRequest<T>&);
+  size_t (*mean_field_backward_workspace)(const MeanFieldGradRequest<T>&);
+  Status (*mean_field_backward)(const MeanFieldGradRequest<T>&, void* workspace);
 };
 
 struct Backend {

@@ -64,7 +64,7 @@ class Lattice:
         how = numerics or METHODS[method](flat.shape[1], flat.shape[0])
         with _native.speaking_of("features"):
             *arrays, self.num_vertices = _native.ops(self.dtype).lattice_build(
-                flat, how.scale, how.pad_origin, how.bridges, _native.threads(num_threads)
+                flat[None], how.scale, how.pad_origin, how.bridges, _native.threads(num_threads)
             )
         for a in arrays:
             a.flags.writeable = False
@@ -111,7 +111,7 @@ class Lattice:
         flat = _checks.native(found.reshape(-1, n), self.dtype)
         with _native.speaking_of("values"):
             out: NDArray[Any] = _native.ops(self.dtype).filter(
-                self._native(), flat, transpose, _native.threads(self.num_threads)
+                self._native(), flat[None], transpose, _native.threads(self.num_threads)
             )
         return out.reshape(found.shape)
 

@@ -161,16 +161,16 @@ class DenseCRF:
     def _fast(
         self, prepared: list[Any], values: Array, sign: float, weights: list[Any], mu: Any, options: _Options
     ) -> Any:
-        kernels = [(*parts, self._cast(weight)) for parts, weight in zip(prepared, weights, strict=True)]
+        kernels = [(*parts, self._cast(coupling(mu, weight))) for parts, weight in zip(prepared, weights, strict=True)]
         mask = None if self.domain.mask is None else self.domain.mask.view(np.uint8)
         with _workspaces.borrow() as workspace, _native.speaking_of(options.source):
-            return _native.ops(self.dtype).mean_field(
+            q, done, energy = _native.ops(self.dtype).mean_field(
                 workspace,
-                values,
+                values[None],
                 sign,
                 options.initial,
                 kernels,
-                self._cast(mu),
+                isinstance(mu, float),
                 options.iterations,
                 options.damping,
                 options.tol,
@@ -179,6 +179,7 @@ class DenseCRF:
                 self.num_threads,
                 options.progress,
             )
+        return q[0], done, energy
 
     def _cast(self, weight: Any) -> Any:
         return weight if isinstance(weight, float) else _checks.native(weight, self.dtype)
@@ -192,8 +193,8 @@ class DenseCRF:
             if self.domain.mask is None:
                 norm = grid.ones()
             else:
-                flat = ones.astype(self.dtype)[None]
-                norm = _native.ops(self.dtype).grid_filter(native, flat, self.num_threads)[0]
+                flat = ones.astype(self.dtype)[None, None]
+                norm = _native.ops(self.dtype).grid_filter(native, flat, self.num_threads)[0, 0]
             own = None if self.self_message else grid.diagonal()
             return (None, native, *self._norms(kernel, norm, own))
         lattice = Lattice(self.domain.features(kernel), self.method, dtype=self.dtype, num_threads=self.num_threads)
@@ -269,6 +270,18 @@ class _Options:
     initial: Array | None
     free_energy: bool
     progress: Callable[[int], object] | None
+
+
+def coupling(mu: Any, weight: Any) -> Any:
+    """What a filtered Q adds to the scores: -mu weight, each a number (Potts), a diagonal or a matrix.
+
+    A multiple of Potts, mu = c (1 - I), gives c weight: the constant over the labels changes no probability.
+    """
+    if isinstance(mu, float):
+        return mu * weight
+    if mu.ndim == 1:
+        return -mu[:, None] * weight if np.ndim(weight) == 2 else -mu * weight
+    return -mu @ weight if np.ndim(weight) == 2 else -mu * weight
 
 
 def _factors(norm: Array, normalization: str) -> tuple[Array | None, Array | None]:

@@ -72,7 +72,7 @@ class Step:
         if method == "tuned" and isinstance(kernel, Gaussian):
             grid = Grid(shape, spread(kernel.sxy, len(shape)) / spread(spacing, len(shape)))
             native = grid.native(np.dtype(dtype))
-            self.filter = lambda v: _native.ops(np.dtype(dtype)).grid_filter(native, v.astype(dtype), 1)
+            self.filter = lambda v: _native.ops(np.dtype(dtype)).grid_filter(native, v.astype(dtype)[None], 1)[0]
             own = grid.diagonal()
         else:
             points = features_of(kernel, image, shape, spacing).astype(dtype)

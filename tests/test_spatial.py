@@ -40,7 +40,7 @@ ROUNDING = {"float32": 3e-6, "float64": 1e-13}  # of a filter, relative to its l
 def grid_filter(shape, sigmas, values, dtype="float64", threads=1):
     native = Grid(shape, sigmas).native(np.dtype(dtype))
     values = np.ascontiguousarray(values, dtype=dtype)
-    return _native.ops(np.dtype(dtype)).grid_filter(native, values, threads)
+    return _native.ops(np.dtype(dtype)).grid_filter(native, values[None], threads)[0]
 
 
 def positions(shape, sigmas):

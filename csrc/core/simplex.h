@@ -108,11 +108,28 @@ struct Simplex {
     }
   }
 
+  // Gradient with respect to the features from that with respect to the weights, [LANES, d+1]; weights are
+  // linear in the elevated coordinates while the ranks stay what they are.
+  template <class T>
+  DENSECRF_HD void features_grad(int dims, int n, const C* scales, const T* grad_weights, T* out) const {
+    const int d = D ? D : dims;
+    C grad[kCap];  // of the elevated coordinates
+    for (int i = 0; i <= d; ++i) {
+      const int k = d - int(rank[i][n]);
+      grad[i] = (C(grad_weights[k]) - C(grad_weights[k == d ? 0 : k + 1])) / C(d + 1);
+    }
+    C sum = grad[0];
+    for (int j = 1; j <= d; ++j) {
+      out[j - 1] = T((sum - C(j) * grad[j]) * scales[j - 1]);
+      sum += grad[j];
+    }
+  }
+
   // A simplex is known by rem0 - rank, which is its barycentre up to scale and offset.
   template <class K>
-  DENSECRF_HD K simplex_key(int dims, const KeyCode<K>& code, int n) const {
+  DENSECRF_HD K simplex_key(int dims, const KeyCode<K>& code, int64_t image, int n) const {
     const int d = D ? D : dims;
-    K key = 0;
+    K key = K(image) * code.image;
     for (int i = 0; i < d; ++i) key += K(int64_t(rem0[i][n] - rank[i][n])) * code.unit[i];
     return key;
   }
@@ -120,10 +137,10 @@ struct Simplex {
   // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along the coordinate of
   // rank d-k.
   template <class K>
-  DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, K* keys) const {
+  DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int64_t image, int n, K* keys) const {
     const int d = D ? D : dims;
     int axis[kCap];
-    K key = 0;
+    K key = K(image) * code.image;
     for (int i = 0; i <= d; ++i) {
       axis[rank[i][n]] = i;
       key += K(int64_t(rem0[i][n])) * code.unit[i];

@@ -22,18 +22,13 @@ struct FilterSpace {
   }
 };
 
-template <class T, class F>
-inline void for_chunks(Range range, F&& f) {
-  for (int64_t i = range.begin; i < range.end; i += kChunk)
-    f(i, int(smaller<int64_t>(kChunk, range.end - i)));
-}
-
 template <class T>
-bool filter_channels(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
-                     int threads, void* workspace) {
+bool filter_channels(const LatticeView<T>& lattice, int64_t images, int all_channels, int channels,
+                     const T* values, T* out, bool transpose, int threads, void* workspace) {
   Arena arena(workspace);
   FilterSpace<T> space(lattice, channels, threads, &arena);
   const int stride = SlabPlan(channels).stride();
+  const int64_t points = lattice.points / images;
   bool finite[kMaxThreads];
   int size = 1;
   parallel(threads, [&](Team& team, int thread) {
@@ -43,8 +38,9 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
     finite[thread] = true;
     space.field.start(thread, mine);
     space.field.clear(thread, 0);
-    for_chunks<T>(mine, [&](int64_t first, int count) {
-      if (!load_points(values, lattice.points, channels, first, count, stride, rows)) finite[thread] = false;
+    for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
+      const T* from = planes_at(values, points, all_channels, first);
+      if (!load_points(from, points, channels, first, count, stride, rows)) finite[thread] = false;
       space.field.splat(space.field.accumulator(thread, 0), first, count, rows,
                         static_cast<const T*>(nullptr));
     });
@@ -53,10 +49,71 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
     team.barrier();
     T* zeros = rows + kChunk * stride;
     for (int i = 0; i < kChunk * stride; ++i) zeros[i] = 0;
-    for_chunks<T>(mine, [&](int64_t first, int count) {
+    for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
       space.field.slice(space.field.blurred(0), first, count, zeros, lattice.alpha,
                         static_cast<const T*>(nullptr), rows);
-      store_points(rows, stride, lattice.points, channels, first, count, out);
+      store_points(rows, stride, points, channels, first, count, planes_at(out, points, all_channels, first));
+    });
+  });
+  for (int t = 0; t < size; ++t) {
+    if (!finite[t]) return false;
+  }
+  return true;
+}
+
+// Values of the filter and of its transpose at the same time.
+template <class T>
+struct FilterGradSpace {
+  FilterSpace<T> forward, backward;
+
+  FilterGradSpace(const LatticeView<T>& lattice, int channels, int threads, Arena* arena)
+      : forward(lattice, channels, threads, arena), backward(lattice, channels, threads, arena) {}
+};
+
+// Adds to grad_weights what some of the channels contribute: with V the filtered values and U those of the
+// transpose, point p and its corner k get alpha (grad_p . V_k + value_p . U_k).
+template <class T>
+bool weights_grad_channels(const LatticeView<T>& lattice, int64_t images, int all_channels, int channels,
+                           const T* values, const T* grad, T* grad_weights, int threads, void* workspace) {
+  Arena arena(workspace);
+  FilterGradSpace<T> space(lattice, channels, threads, &arena);
+  const int stride = SlabPlan(channels).stride(), corners = lattice.dims + 1;
+  const int64_t points = lattice.points / images;
+  bool finite[kMaxThreads];
+  int size = 1;
+  parallel(threads, [&](Team& team, int thread) {
+    Range mine = band(lattice.points, team.size(), thread);
+    LatticeField<T>&forward = space.forward.field, &backward = space.backward.field;
+    T *value_rows = space.forward.rows[thread], *grad_rows = space.backward.rows[thread];
+    if (thread == 0) size = team.size();
+    finite[thread] = true;
+    forward.start(thread, mine);
+    forward.clear(thread, 0);
+    backward.start(thread, mine);
+    backward.clear(thread, 0);
+    const auto load = [&](const T* planes, int64_t first, int count, T* rows) {
+      return load_points(planes_at(planes, points, all_channels, first), points, channels, first, count,
+                         stride, rows);
+    };
+    for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
+      if (!load(values, first, count, value_rows) || !load(grad, first, count, grad_rows))
+        finite[thread] = false;
+      forward.splat(forward.accumulator(thread, 0), first, count, value_rows, static_cast<const T*>(nullptr));
+      backward.splat(backward.accumulator(thread, 0), first, count, grad_rows,
+                     static_cast<const T*>(nullptr));
+    });
+    team.barrier();
+    forward.blur(team, thread, 0, false);
+    backward.blur(team, thread, 0, true);
+    team.barrier();
+    T dots[kChunk * (kMaxDims + 1)];
+    for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
+      for (int i = 0; i < count * corners; ++i) dots[i] = 0;
+      load(values, first, count, value_rows);
+      load(grad, first, count, grad_rows);
+      forward.corner_dots(forward.blurred(0), first, count, grad_rows, dots);
+      backward.corner_dots(backward.blurred(0), first, count, value_rows, dots);
+      for (int i = 0; i < count * corners; ++i) grad_weights[first * corners + i] += lattice.alpha * dots[i];
     });
   });
   for (int t = 0; t < size; ++t) {
@@ -68,6 +125,35 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
 }  // namespace
 
 template <class T>
+size_t filter_weights_grad_workspace(const LatticeView<T>& lattice, int channels, int threads) {
+  Arena arena(nullptr);
+  FilterGradSpace<T> space(lattice, channels, threads, &arena);
+  return arena.bytes();
+}
+
+template <class T>
+Status filter_weights_grad(const LatticeView<T>& lattice, int64_t images, int channels, const T* values,
+                           const T* grad, T* grad_weights, int threads, void* workspace) {
+  std::memset(static_cast<void*>(grad_weights), 0,
+              size_t(lattice.points) * size_t(lattice.dims + 1) * sizeof(T));
+  for (int c = 0; c < channels; c += kChannelsAtOnce) {
+    int count = smaller(kChannelsAtOnce, channels - c);
+    int64_t at = c * (lattice.points / images);
+    if (!weights_grad_channels(lattice, images, channels, count, values + at, grad + at, grad_weights,
+                               threads, workspace))
+      return Status::kNotFinite;
+  }
+  return Status::kOk;
+}
+
+template size_t filter_weights_grad_workspace(const LatticeView<float>&, int, int);
+template size_t filter_weights_grad_workspace(const LatticeView<double>&, int, int);
+template Status filter_weights_grad(const LatticeView<float>&, int64_t, int, const float*, const float*,
+                                    float*, int, void*);
+template Status filter_weights_grad(const LatticeView<double>&, int64_t, int, const double*, const double*,
+                                    double*, int, void*);
+
+template <class T>
 size_t filter_workspace(const LatticeView<T>& lattice, int channels, int threads) {
   Arena arena(nullptr);
   FilterSpace<T> space(lattice, channels, threads, &arena);
@@ -75,12 +161,13 @@ size_t filter_workspace(const LatticeView<T>& lattice, int channels, int threads
 }
 
 template <class T>
-Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
-              int threads, void* workspace) {
+Status filter(const LatticeView<T>& lattice, int64_t images, int channels, const T* values, T* out,
+              bool transpose, int threads, void* workspace) {
   for (int c = 0; c < channels; c += kChannelsAtOnce) {
     int count = smaller(kChannelsAtOnce, channels - c);
-    int64_t at = c * lattice.points;
-    if (!filter_channels(lattice, count, values + at, out + at, transpose, threads, workspace))
+    int64_t at = c * (lattice.points / images);
+    if (!filter_channels(lattice, images, channels, count, values + at, out + at, transpose, threads,
+                         workspace))
       return Status::kNotFinite;
   }
   return Status::kOk;
@@ -88,7 +175,7 @@ Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* o
 
 template size_t filter_workspace(const LatticeView<float>&, int, int);
 template size_t filter_workspace(const LatticeView<double>&, int, int);
-template Status filter(const LatticeView<float>&, int, const float*, float*, bool, int, void*);
-template Status filter(const LatticeView<double>&, int, const double*, double*, bool, int, void*);
+template Status filter(const LatticeView<float>&, int64_t, int, const float*, float*, bool, int, void*);
+template Status filter(const LatticeView<double>&, int64_t, int, const double*, double*, bool, int, void*);
 
 DENSECRF_END

@@ -5,6 +5,7 @@
 // the taps are one banded sum from planes to node planes.  Interpolation back to pixels is the mirror image.
 #pragma once
 #include "cpu/parallel.h"
+#include "cpu/rounds.h"
 #include "cpu/rows.h"
 
 DENSECRF_BEGIN
@@ -105,22 +106,36 @@ class GridField {
  public:
   GridField() : plan_(0) {}
 
-  void layout(const GridView<T>& grid, const SlabPlan& plan, int threads, Arena* arena) {
-    grid_ = grid;
-    plan_ = plan;
-    row_values_ = grid_nodes(grid.size[2], grid.spacing[2]) * plan.stride();
-    rows_ = grid_nodes(grid.size[1], grid.spacing[1]);
+  // Each round's values take the place of the last one's, or are kept where the caller says.
+  void layout(const GridView<T>& grid, const SlabPlan& plan, int threads, Arena* arena, Rounds<T> kept = {}) {
+    layout_to_read(grid, plan, threads, arena, kept);
+    if (kept.rounds == 0) rounds_ = {arena->template take<T>(values(grid, plan)), 0, 1};
     z_.layout(arena, grid_.size[0], grid_.spacing[0], grid_.radius[0]);
     y_taps_ = arena->template take<T>(2 * grid_.radius[1] + 1);
-    splatted_ = arena->template take<T>((grid_.size[0] * rows_ + 2 * threads) * row_values_);
-    planes_ = volume() ? arena->template take<T>(grid_.size[0] * rows_ * row_values_) : nullptr;
-    nodes_ = arena->template take<T>(z_.nodes * rows_ * row_values_);
-    for (int t = 0; t < threads; ++t) {
-      padded_[t] = arena->template take<T>(row_values_ + 2 * margin());
-      expanded_[t] = arena->template take<T>(row_values_);
-    }
+    splatted_ = arena->template take<T>((planes() * rows_ + 2 * threads) * row_values_);
+    filtered_ = volume() ? arena->template take<T>(planes() * rows_ * row_values_) : nullptr;
+    for (int t = 0; t < threads; ++t) padded_[t] = arena->template take<T>(row_values_ + 2 * margin());
   }
-  // Called once by every thread before the first splat, with the pixel rows (z * H + y) that it will splat.
+  // For slices only, of values that are there.
+  void layout_to_read(const GridView<T>& grid, const SlabPlan& plan, int threads, Arena* arena,
+                      Rounds<T> kept) {
+    grid_ = grid;
+    plan_ = plan;
+    rounds_ = kept;
+    row_values_ = grid_nodes(grid.size[2], grid.spacing[2]) * plan.stride();
+    rows_ = grid_nodes(grid.size[1], grid.spacing[1]);
+    image_values_ = values(grid, plan) / grid.images;
+    for (int t = 0; t < threads; ++t) expanded_[t] = arena->template take<T>(row_values_);
+  }
+  // Values on the nodes of all images.
+  static int64_t values(const GridView<T>& grid, const SlabPlan& plan) {
+    int64_t nodes = grid.images;
+    for (int a = 0; a < kGridAxes; ++a) nodes *= grid_nodes(grid.size[a], grid.spacing[a]);
+    return nodes * plan.stride();
+  }
+
+  // Called once by every thread before the first splat, with the pixel rows ((image * D + z) * H + y) that it
+  // will splat.
   void start(int thread, Range rows) {
     std::memset(static_cast<void*>(padded_[thread]), 0, size_t(row_values_ + 2 * margin()) * sizeof(T));
     Part& part = parts_[thread];
@@ -137,30 +152,27 @@ class GridField {
   }
 
   // Filters what was splatted.  Between barriers on either side.
-  void filter(Team& team, int thread) {
-    T* planes = volume() ? planes_ : nodes_;
-    Range mine = band(grid_.size[0] * rows_, team.size(), thread);
+  void filter(Team& team, int thread, int round) {
+    T* nodes = rounds_.at(round);
+    T* filtered = volume() ? filtered_ : nodes;
+    Range mine = band(planes() * rows_, team.size(), thread);
     for (int64_t row = mine.begin; row < mine.end; ++row) {
       T* padded = padded_[thread] + margin();
       filter_y(row, team.size(), padded);
       symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], padded, int64_t(plan_.stride()),
-                       planes + row * row_values_);
+                       filtered + row * row_values_);
     }
     if (!volume()) return;
     team.barrier();
-    const int64_t plane = rows_ * row_values_;
-    mine = band(rows_, team.size(), thread);
-    for (int64_t c = 0; c < z_.nodes; ++c) {
-      weighted_sum((mine.end - mine.begin) * row_values_, z_.count[c], z_.weights + c * z_.most,
-                   planes_ + z_.first[c] * plane + mine.begin * row_values_, plane,
-                   nodes_ + c * plane + mine.begin * row_values_);
-    }
+    for (int64_t image = 0; image < grid_.images; ++image)
+      filter_z(image, band(rows_, team.size(), thread), nodes + image * image_values_);
   }
 
-  // The nodes' values interpolated to pixel row `row` (= z * H + y) along z and y; along x slice() does it.
-  const T* expand(int thread, int64_t row) {
-    NodeAt<T> y(row % grid_.size[1], grid_.spacing[1]), z(row / grid_.size[1], grid_.spacing[0]);
-    const T* at = nodes_ + (z.node * rows_ + y.node) * row_values_;
+  // The nodes' values interpolated to a pixel row along z and y; along x slice() does it.
+  const T* expand(int thread, int64_t row, int round) {
+    const int64_t plane = row / grid_.size[1], image = plane / grid_.size[0];
+    NodeAt<T> y(row % grid_.size[1], grid_.spacing[1]), z(plane % grid_.size[0], grid_.spacing[0]);
+    const T* at = rounds_.at(round) + image * image_values_ + (z.node * rows_ + y.node) * row_values_;
     if (y.fraction == 0 && z.fraction == 0) return at;
     T* out = expanded_[thread];
     const T wy[2] = {1 - y.fraction, y.fraction};
@@ -321,12 +333,22 @@ class GridField {
     }
   }
 
+  void filter_z(int64_t image, Range rows, T* nodes) const {
+    const int64_t plane = rows_ * row_values_, skip = rows.begin * row_values_;
+    for (int64_t c = 0; c < z_.nodes; ++c) {
+      weighted_sum((rows.end - rows.begin) * row_values_, z_.count[c], z_.weights + c * z_.most,
+                   filtered_ + (image * grid_.size[0] + z_.first[c]) * plane + skip, plane,
+                   nodes + c * plane + skip);
+    }
+  }
+
   // Node row below a pixel row, over all planes.
   int64_t node_row(int64_t row) const {
     return row / grid_.size[1] * rows_ + row % grid_.size[1] / grid_.spacing[1];
   }
   bool direct() const { return grid_.spacing[1] == 1 && grid_.spacing[2] == 1; }
   bool volume() const { return grid_.size[0] > 1; }
+  int64_t planes() const { return grid_.images * grid_.size[0]; }
   int64_t margin() const { return int64_t(grid_.radius[2]) * plan_.stride(); }
 
   // Node rows begin ... end - 1, as splatted by one thread.
@@ -340,11 +362,12 @@ class GridField {
   SlabPlan plan_;
   int64_t row_values_ = 0;  // values on the nodes of one row
   int64_t rows_ = 0;        // node rows of a plane
+  int64_t image_values_ = 0;
   Band1D<T> z_;
   T* y_taps_ = nullptr;    // [2 radius + 1]
-  T* splatted_ = nullptr;  // the parts, [D * node rows + 2 threads, nodes x]
-  T* planes_ = nullptr;    // [D, node rows, nodes x] filtered along y and x (volumes)
-  T* nodes_ = nullptr;     // [nodes z, node rows, nodes x] filtered
+  T* splatted_ = nullptr;  // the parts, [images * D * node rows + 2 threads, nodes x]
+  T* filtered_ = nullptr;  // [images, D, node rows, nodes x] filtered along y and x (volumes)
+  Rounds<T> rounds_;       // [images, nodes z, node rows, nodes x] filtered
   Part parts_[kMaxThreads] = {};
   T* padded_[kMaxThreads] = {};
   T* expanded_[kMaxThreads] = {};

@@ -38,7 +38,31 @@ struct Band {
   HashTable<K> bridges;              // vertices that only the blur passes through
   Buffer<int32_t> simplex_vertices;  // [S, d+1] vertex ids, of this band's table until the merge
   int64_t first_simplex = 0;         // global id of this band's first simplex
+  int64_t first_image = 0;           // of this band's first point
+  Buffer<int64_t> image_simplices;   // from first_image on: the band's first simplex and first vertex of each
+  Buffer<int64_t> image_vertices;
   Status status = Status::kOk;
+
+  // To be called before a point of the image is inserted, images in order.
+  bool enter(int64_t image) {
+    const int64_t at = image_simplices.size();
+    if (at > 0 && image < first_image + at) return true;
+    if (at == 0) first_image = image;
+    const int64_t images = image - first_image + 1;
+    if (!image_simplices.resize(images) || !image_vertices.resize(images)) return false;
+    for (int64_t i = at; i < images; ++i) {
+      image_simplices[i] = simplices.size();
+      image_vertices[i] = vertices.size();
+    }
+    return true;
+  }
+  int64_t images() const { return image_simplices.size(); }
+  Range simplices_of(int64_t i) const {
+    return {image_simplices[i], i + 1 < images() ? image_simplices[i + 1] : simplices.size()};
+  }
+  Range vertices_of(int64_t i) const {
+    return {image_vertices[i], i + 1 < images() ? image_vertices[i + 1] : vertices.size()};
+  }
 };
 
 template <class K>
@@ -214,11 +238,16 @@ template <class T, class C, class K, int D>
 class Builder {
  public:
   Builder(const LatticeRequest<T>& request, Tables<K>* tables)
-      : request_(request), tables_(tables), d_(D ? D : request.dims) {
+      : request_(request),
+        tables_(tables),
+        d_(D ? D : request.dims),
+        image_points_(request.points / request.images) {
     elevation_scales(d_, request.scale, scales_);
   }
 
   Status run() {
+    if (!corners_.resize(request_.images)) return Status::kOutOfMemory;
+    for (int64_t i = 0; i < request_.images; ++i) corners_[i] = 0;
     parallel(request_.threads, [&](Team& team, int thread) {
       tables_->num_bands = team.size();
       const Range range = band(request_.points, team.size(), thread);
@@ -255,46 +284,59 @@ class Builder {
         for (int i = 0; i < kLanes * d_; ++i) padded[i] = features[i < count * d_ ? i : i % d_];
         features = padded;
       }
-      Status status =
-          insert(features, count, &block, out, request_.simplex + first, request_.weights + first * (d_ + 1));
+      Status status = insert(first, features, count, &block, out, request_.simplex + first,
+                             request_.weights + first * (d_ + 1));
       if (status != Status::kOk) return status;
     }
-    if (pad_origin) {
+    for (int64_t image = 0; image < request_.images && pad_origin; ++image) {
       for (int i = 0; i < kLanes * d_; ++i) padded[i] = 0;
       int32_t simplex;
       T weights[kMaxDims + 1];
-      Status status = insert(padded, 1, &block, out, &simplex, weights);
+      Status status = insert(image * image_points_, padded, 1, &block, out, &simplex, weights);
       if (status != Status::kOk) return status;
     }
     return Status::kOk;
   }
 
-  Status insert(const T* features, int count, Block* block, Band<K>* out, int32_t* simplex, T* weights) {
+  Status insert(int64_t first, const T* features, int count, Block* block, Band<K>* out, int32_t* simplex,
+                T* weights) {
     if (!out->simplices.make_room(kLanes)) return Status::kOutOfMemory;
     block->elevate(d_, features, scales_);
     block->locate(d_);
     K keys[kLanes];
+    int64_t image[kLanes];
+    images_of(first, count, image);
     for (int n = 0; n < count; ++n) {
-      keys[n] = block->simplex_key(d_, tables_->code, n);
+      keys[n] = block->simplex_key(d_, tables_->code, image[n], n);
       out->simplices.prefetch(keys[n]);
     }
     for (int n = 0; n < count; ++n) {
       for (int k = 0; k <= d_; ++k) weights[n * (d_ + 1) + k] = T(block->weight[k][n]);
     }
     for (int n = 0; n < count; ++n) {
+      if (!out->enter(image[n])) return Status::kOutOfMemory;
       int64_t before = out->simplices.size();
       simplex[n] = out->simplices.insert(keys[n]);
-      if (out->simplices.size() > before && !insert_vertices(*block, n, out)) return Status::kOutOfMemory;
+      if (out->simplices.size() > before && !insert_vertices(*block, image[n], n, out))
+        return Status::kOutOfMemory;
     }
     return out->vertices.size() < INT32_MAX / 2 && out->simplices.size() < INT32_MAX / 2
                ? Status::kOk
                : Status::kTooManyVertices;
   }
 
-  bool insert_vertices(const Block& block, int n, Band<K>* out) {
+  void images_of(int64_t first, int count, int64_t* image) const {
+    int64_t at = first / image_points_;
+    for (int n = 0; n < count; ++n) {
+      while (first + n >= (at + 1) * image_points_) ++at;
+      image[n] = at;
+    }
+  }
+
+  bool insert_vertices(const Block& block, int64_t image, int n, Band<K>* out) {
     const int corners = d_ + 1;
     K keys[(D ? D : kMaxDims) + 1];
-    block.vertex_keys(d_, tables_->code, n, keys);
+    block.vertex_keys(d_, tables_->code, image, n, keys);
     if (!out->vertices.make_room(corners)) return false;
     for (int k = 0; k < corners; ++k) out->vertices.prefetch(keys[k]);
     const int64_t at = out->simplex_vertices.size();
@@ -312,49 +354,61 @@ class Builder {
       if (from.status != Status::kOk) return from.status;
       from.first_simplex = simplices;
       simplices += from.simplices.size();
-      if (b == 0) continue;
       Buffer<int32_t> merged;
-      if (!merged.resize(from.vertices.size()) || !insert_all(from.vertices, &all, merged.data()))
+      if (b > 0 && (!merged.resize(from.vertices.size()) || !all.make_room(from.vertices.size())))
         return Status::kOutOfMemory;
-      for (int64_t i = 0; i < from.simplex_vertices.size(); ++i)
+      for (int64_t i = 0; i < from.images(); ++i) {
+        const Range range = from.vertices_of(i);
+        const int64_t before = all.size();
+        if (b > 0) insert_range(from.vertices, range, &all, merged.data());
+        corners_[from.first_image + i] += b > 0 ? all.size() - before : range.end - range.begin;
+      }
+      for (int64_t i = 0; i < from.simplex_vertices.size() && b > 0; ++i)
         from.simplex_vertices[i] = merged[from.simplex_vertices[i]];
-      from.vertices.release();
+      if (b > 0) from.vertices.release();
     }
     tables_->simplices = simplices;
-    sparse_ = all.size() * kSparse <= request_.points;
     return checked_size();
   }
 
-  // Collects the bridges of this band's simplices.  The steps of a simplex from corner k on are a, b, c, d
-  // (corner d+1 is corner 0 again): its bridges are k + b, on the way b, a, and in a sparse lattice k + d.
+  // Collects the bridges of this band's simplices.
   bool find_bridges(Band<K>* band) const {
-    const HashTable<K>& corners = tables_->bands[0].vertices;
-    const int n = d_ + 1, count = sparse_ ? 2 * n : n;
-    K keys[2][2 * ((D ? D : kMaxDims) + 1)];  // of this simplex, and of the one before, by now prefetched
     if (!band->bridges.init(band->simplices.size())) return false;
-    for (int64_t i = 0; i <= band->simplices.size(); ++i) {
-      if (i < band->simplices.size()) {
-        bridge_keys(&band->simplex_vertices[i * n], keys[i % 2]);
+    for (int64_t i = 0; i < band->images(); ++i) {
+      const bool sparse = corners_[band->first_image + i] * kSparse <= image_points_;
+      if (!find_bridges(band->simplices_of(i), sparse, band)) return false;
+    }
+    return true;
+  }
+  // The steps of a simplex from corner k on are a, b, c, d (corner d+1 is corner 0 again): its bridges are k
+  // + b, on the way b, a, and in a sparse lattice k + d.
+  bool find_bridges(Range simplices, bool sparse, Band<K>* band) const {
+    const HashTable<K>& corners = tables_->bands[0].vertices;
+    const int n = d_ + 1, count = sparse ? 2 * n : n;
+    K keys[2][2 * ((D ? D : kMaxDims) + 1)];  // of this simplex, and of the one before, by now prefetched
+    for (int64_t i = simplices.begin; i <= simplices.end; ++i) {
+      if (i < simplices.end) {
+        bridge_keys(&band->simplex_vertices[i * n], sparse, keys[i % 2]);
         if (!band->bridges.make_room(2 * count)) return false;
         for (int k = 0; k < count; ++k) {
           corners.prefetch(keys[i % 2][k]);
           band->bridges.prefetch(keys[i % 2][k]);
         }
       }
-      for (int k = 0; k < count && i > 0; ++k) {
+      for (int k = 0; k < count && i > simplices.begin; ++k) {
         const K key = keys[(i + 1) % 2][k];
         if (corners.find(key) == HashTable<K>::kNone) band->bridges.insert(key);
       }
     }
     return true;
   }
-  void bridge_keys(const int32_t* corners, K* keys) const {
+  void bridge_keys(const int32_t* corners, bool sparse, K* keys) const {
     const int n = d_ + 1;
     K at[(D ? D : kMaxDims) + 5];
     for (int k = 0; k < n + 4; ++k) at[k] = k < n ? tables_->bands[0].vertices.key(corners[k]) : at[k - n];
     for (int k = 0; k < n; ++k) {
       keys[k] = at[k] + (at[k + 2] - at[k + 1]);
-      if (sparse_) keys[n + k] = at[k] + (at[k + 4] - at[k + 3]);
+      if (sparse) keys[n + k] = at[k] + (at[k + 4] - at[k + 3]);
     }
   }
 
@@ -364,20 +418,19 @@ class Builder {
     for (int b = 0; b < tables_->num_bands; ++b) {
       Band<K>& from = tables_->bands[b];
       if (from.status != Status::kOk) return from.status;
-      if (!insert_all(from.bridges, &all, nullptr)) return Status::kOutOfMemory;
+      if (!all.make_room(from.bridges.size())) return Status::kOutOfMemory;
+      insert_range(from.bridges, {0, from.bridges.size()}, &all, nullptr);
       from.bridges.release();
     }
     return checked_size();
   }
 
-  static bool insert_all(const HashTable<K>& from, HashTable<K>* to, int32_t* ids) {
-    if (!to->make_room(from.size())) return false;
-    for (int64_t i = 0; i < from.size(); ++i) {
-      if (i + kLanes < from.size()) to->prefetch(from.key(i + kLanes));
+  static void insert_range(const HashTable<K>& from, Range range, HashTable<K>* to, int32_t* ids) {
+    for (int64_t i = range.begin; i < range.end; ++i) {
+      if (i + kLanes < range.end) to->prefetch(from.key(i + kLanes));
       const int32_t id = to->insert(from.key(i));
       if (ids) ids[i] = id;
     }
-    return true;
   }
   Status checked_size() const {
     const bool fits = tables_->simplices < INT32_MAX && tables_->bands[0].vertices.size() < INT32_MAX;
@@ -387,7 +440,8 @@ class Builder {
   const LatticeRequest<T>& request_;
   Tables<K>* tables_;
   int d_;
-  bool sparse_ = false;
+  int64_t image_points_;
+  Buffer<int64_t> corners_;  // [images]
   C scales_[D ? D : kMaxDims];
   Status status_ = Status::kOk;
 };
@@ -407,7 +461,7 @@ Status start(const LatticeRequest<T>& request, const Extent& extent, LatticeTabl
   if (!tables) return Status::kOutOfMemory;
   *out = hide(tables);
   tables->dims = request.dims;
-  make_code(request.dims, extent.lo, extent.hi, true, &tables->code);
+  make_code(request.dims, extent.lo, extent.hi, request.images, true, &tables->code);
   if constexpr (sizeof(C) == sizeof(float) &&
                 sizeof(K) == sizeof(Key64)) {  // the common case has its own code
     switch (request.dims) {
@@ -424,22 +478,61 @@ Status start(const LatticeRequest<T>& request, const Extent& extent, LatticeTabl
   return build<T, C, K, 0>(request, tables);
 }
 
+// How far the elevated coordinates reach decides about the arithmetic and the keys.
+template <class T>
+Status elevated_extent(const LatticeRequest<T>& request, Extent* extent) {
+  double lo[kMaxDims], hi[kMaxDims];
+  Status status = feature_extent(request, lo, hi);
+  if (status != Status::kOk) return status;
+  elevated_extent(request.dims, request.scale, lo, hi, extent);
+  // Beyond 2^40 cells not even double arithmetic leaves digits for the barycentric weights; beyond 2^20 float
+  // does not.
+  return extent->reach < 0x1p40 ? Status::kOk : Status::kRangeTooLarge;
+}
+template <class T>
+bool wants_double(const Extent& extent) {
+  return sizeof(T) == sizeof(double) || extent.reach >= 0x1p20;
+}
+
+template <class T, class C>
+void features_grad(const LatticeRequest<T>& request, const T* grad_weights, T* grad_features) {
+  const int d = request.dims;
+  C scales[kMaxDims];
+  elevation_scales(d, request.scale, scales);
+  parallel(request.threads, [&](Team& team, int thread) {
+    const Range mine = band(request.points, team.size(), thread);
+    Simplex<C, 0, 1> simplex;
+    for (int64_t p = mine.begin; p < mine.end; ++p) {
+      simplex.elevate(d, request.features + p * d, scales);
+      simplex.locate(d);
+      simplex.features_grad(d, 0, scales, grad_weights + p * (d + 1), grad_features + p * d);
+    }
+  });
+}
+
 }  // namespace
 
 template <class T>
-Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables) {
-  double lo[kMaxDims], hi[kMaxDims];
-  *tables = nullptr;
-  Status status = feature_extent(request, lo, hi);
-  if (status != Status::kOk) return status;
+Status lattice_features_grad(const LatticeRequest<T>& request, const T* grad_weights, T* grad_features) {
   Extent extent;
-  elevated_extent(request.dims, request.scale, lo, hi, &extent);
-  // Beyond 2^40 cells not even double arithmetic leaves digits for the barycentric weights; beyond 2^20 float
-  // does not.
-  if (!(extent.reach < 0x1p40)) return Status::kRangeTooLarge;
+  Status status = elevated_extent(request, &extent);
+  if (status != Status::kOk) return status;
+  if (wants_double<T>(extent))
+    features_grad<T, double>(request, grad_weights, grad_features);
+  else
+    features_grad<T, float>(request, grad_weights, grad_features);
+  return Status::kOk;
+}
+
+template <class T>
+Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables) {
+  *tables = nullptr;
+  Extent extent;
+  Status status = elevated_extent(request, &extent);
+  if (status != Status::kOk) return status;
   KeyCode<Key64> probe;
-  bool narrow = make_code(request.dims, extent.lo, extent.hi, false, &probe);
-  if (sizeof(T) == sizeof(double) || extent.reach >= 0x1p20) {
+  bool narrow = make_code(request.dims, extent.lo, extent.hi, request.images, false, &probe);
+  if (wants_double<T>(extent)) {
     return narrow ? start<T, double, Key64>(request, extent, tables)
                   : start<T, double, Key128>(request, extent, tables);
   }
@@ -456,6 +549,8 @@ void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_v
 
 void lattice_free(LatticeTables* tables) { delete reveal(tables); }
 
+template Status lattice_features_grad(const LatticeRequest<float>&, const float*, float*);
+template Status lattice_features_grad(const LatticeRequest<double>&, const double*, double*);
 template Status lattice_build(const LatticeRequest<float>&, LatticeTables**);
 template Status lattice_build(const LatticeRequest<double>&, LatticeTables**);
 

@@ -5,6 +5,7 @@
 // vertices that its points touch.
 #pragma once
 #include "cpu/parallel.h"
+#include "cpu/rounds.h"
 #include "cpu/splat_slice.h"
 
 DENSECRF_BEGIN
@@ -51,14 +52,20 @@ class LatticeField {
 
   LatticeField() : plan_(0) {}
 
-  void layout(const LatticeView<T>& lattice, const SlabPlan& plan, int threads, Arena* arena) {
+  // Two rounds of values alternate, since a pass slices the last blur while it splats for the next; or all
+  // rounds' are kept where the caller says.
+  void layout(const LatticeView<T>& lattice, const SlabPlan& plan, int threads, Arena* arena,
+              Rounds<T> kept = {}) {
+    layout_to_read(lattice, plan, kept);
+    const int64_t values = lattice_.vertices * plan_.stride(), step = (values + 15) & ~int64_t(15);
+    if (kept.rounds == 0) rounds_ = {arena->template take<T>(2 * step), step, 2};
+    for (int t = 1; t < threads; ++t) part_[t] = arena->template take<T>(values);
+  }
+  // For slices only, of values that are there.
+  void layout_to_read(const LatticeView<T>& lattice, const SlabPlan& plan, Rounds<T> kept) {
     lattice_ = lattice;
     plan_ = plan;
-    threads_ = threads;
-    int64_t values = lattice_.vertices * plan_.stride();
-    even_ = arena->template take<T>(values);
-    odd_ = arena->template take<T>(values);
-    for (int t = 1; t < threads_; ++t) part_[t] = arena->template take<T>(values);
+    rounds_ = kept;
   }
 
   // Called once by every thread before the first splat, with the points that it will splat.
@@ -66,9 +73,8 @@ class LatticeField {
     touched_[thread] = thread == 0 ? Range{0, lattice_.vertices} : vertices_of(points);
   }
 
-  // Two buffers alternate, since a pass slices the last blur while it splats for the next.  `round` counts
-  // blurs: splats, the blur and the slices that belong together name the same one.
-  VertexValues<T> blurred(int round) const { return {round % 2 ? odd_ : even_, lattice_.vertices}; }
+  // `round` counts blurs: splats, the blur and the slices that belong together name the same one.
+  VertexValues<T> blurred(int round) const { return {rounds_.at(round), lattice_.vertices}; }
   VertexValues<T> accumulator(int thread, int round) const {
     return thread == 0 ? blurred(round) : VertexValues<T>{part_[thread], lattice_.vertices};
   }
@@ -115,6 +121,14 @@ class LatticeField {
       for_width(plan_.width(s), [&](auto w) {
         splat_function<T, decltype(w)::value>(lattice_.dims)(lattice_, values, plan_.column(s), first, count,
                                                              in, in_scale, plan_.stride());
+      });
+    }
+  }
+  void corner_dots(VertexValues<T> values, int64_t first, int count, const T* rows, T* dots) const {
+    for (int s = 0; s < plan_.slabs(); ++s) {
+      for_width(plan_.width(s), [&](auto w) {
+        dots_function<T, decltype(w)::value>(lattice_.dims)(lattice_, values, plan_.column(s), first, count,
+                                                            rows, dots, plan_.stride());
       });
     }
   }
@@ -167,9 +181,7 @@ class LatticeField {
 
   LatticeView<T> lattice_ = {};
   SlabPlan plan_;
-  int threads_ = 0;
-  T* even_ = nullptr;
-  T* odd_ = nullptr;
+  Rounds<T> rounds_;
   T* part_[kMaxThreads] = {};
   Range touched_[kMaxThreads] = {};
 };

@@ -9,10 +9,26 @@ namespace {
 
 template <class T>
 Ops<T> ops() {
-  return {
-      make_features<T>,        lattice_build<T>,    lattice_sizes, lattice_export,           lattice_free,
-      lattice_self<T>,         filter_workspace<T>, filter<T>,     grid_filter_workspace<T>, grid_filter<T>,
-      mean_field_workspace<T>, mean_field<T>};
+  Ops<T> out{};
+  out.make_features = make_features<T>;
+  out.lattice_build = lattice_build<T>;
+  out.lattice_sizes = lattice_sizes;
+  out.lattice_export = lattice_export;
+  out.lattice_free = lattice_free;
+  out.lattice_features_grad = lattice_features_grad<T>;
+  out.lattice_self = lattice_self<T>;
+  out.filter_workspace = filter_workspace<T>;
+  out.filter = filter<T>;
+  out.filter_weights_grad_workspace = filter_weights_grad_workspace<T>;
+  out.filter_weights_grad = filter_weights_grad<T>;
+  out.grid_filter_workspace = grid_filter_workspace<T>;
+  out.grid_filter = grid_filter<T>;
+  out.mean_field_workspace = mean_field_workspace<T>;
+  out.mean_field = mean_field<T>;
+  out.mean_field_states = mean_field_states<T>;
+  out.mean_field_backward_workspace = mean_field_backward_workspace<T>;
+  out.mean_field_backward = mean_field_backward<T>;
+  return out;
 }
 
 }  // namespace

@@ -15,13 +15,21 @@ void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_v
                     int64_t* chain_starts);
 void lattice_free(LatticeTables* tables);
 template <class T>
+Status lattice_features_grad(const LatticeRequest<T>& request, const T* grad_weights, T* grad_features);
+template <class T>
 Status lattice_self(const LatticeView<T>& lattice, int threads, T* diagonal);
 
 template <class T>
 size_t filter_workspace(const LatticeView<T>& lattice, int channels, int threads);
 template <class T>
-Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
-              int threads, void* workspace);
+Status filter(const LatticeView<T>& lattice, int64_t images, int channels, const T* values, T* out,
+              bool transpose, int threads, void* workspace);
+
+template <class T>
+size_t filter_weights_grad_workspace(const LatticeView<T>& lattice, int channels, int threads);
+template <class T>
+Status filter_weights_grad(const LatticeView<T>& lattice, int64_t images, int channels, const T* values,
+                           const T* grad, T* grad_weights, int threads, void* workspace);
 
 template <class T>
 size_t grid_filter_workspace(const GridView<T>& grid, int channels, int threads);
@@ -33,5 +41,11 @@ template <class T>
 size_t mean_field_workspace(const MeanFieldRequest<T>& request);
 template <class T>
 Status mean_field(MeanFieldRequest<T>& request, void* workspace);
+template <class T>
+int64_t mean_field_states(const MeanFieldRequest<T>& request);
+template <class T>
+size_t mean_field_backward_workspace(const MeanFieldGradRequest<T>& request);
+template <class T>
+Status mean_field_backward(const MeanFieldGradRequest<T>& request, void* workspace);
 
 DENSECRF_END

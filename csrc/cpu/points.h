@@ -73,6 +73,24 @@ inline void transpose(int rows, int columns, const T* from, int64_t from_step, T
 }
 #undef DENSECRF_SHUFFLE
 
+// The planes of the image that a point belongs to, of [B, C, N / B], as to be indexed [c * (N / B) + point]
+// with the point's number over all images.
+template <class T>
+inline T* planes_at(T* planes, int64_t image_points, int channels, int64_t point) {
+  return planes + point / image_points * (channels - 1) * image_points;
+}
+
+// Calls f(first, count) for chunks of points that lie in one image.
+template <class F>
+inline void for_chunks(int64_t begin, int64_t end, int64_t image_points, F&& f) {
+  for (int64_t i = begin; i < end;) {
+    const int64_t border = (i / image_points + 1) * image_points;
+    const int count = int(smaller<int64_t>(kChunk, smaller(end, border) - i));
+    f(i, count);
+    i += count;
+  }
+}
+
 // Whether planes[c, first + p] are finite, c < channels, p < count <= kChunk.
 template <class T>
 [[gnu::noinline]] inline bool finite_points(const T* planes, int64_t points, int channels, int64_t first,
@@ -98,11 +116,25 @@ template <class T>
   }
 }
 
+// Score of the padding channels: their probability is as good as zero.
+constexpr double kNever = -1e30;
+
 template <class T>
 inline void fill_padding(int channels, int count, int stride, T value, T* rows) {
   for (int p = 0; p < count && channels < stride; ++p) {
     for (int c = channels; c < stride; ++c) rows[int64_t(p) * stride + c] = value;
   }
+}
+
+// rows[p, c] = factor * planes[c, first + p] - most[p], most[p] being the point's largest, which changes no
+// probability, so that sums of scores and messages keep their digits and padding is below every label.
+template <class T>
+inline void load_shifted(const T* planes, T factor, int64_t points, int channels, int64_t first, int count,
+                         int stride, T* most, T* rows) {
+  largest_of_points(planes, points, channels, first, count, factor, most);
+  transpose(channels, count, planes + first, points, rows, int64_t(stride),
+            Shifted<T>{factor, most, T(kNever)});
+  fill_padding(channels, count, stride, T(kNever), rows);
 }
 
 // rows[p, c] = planes[c, first + p]; channels beyond C get 0.  Returns false when a value is not finite.

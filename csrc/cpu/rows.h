@@ -74,6 +74,9 @@ struct Row {
   void scale(T s) {
     for (int i = 0; i < kVecs; ++i) v[i] *= s;
   }
+  void multiply(const Row& x) {
+    for (int i = 0; i < kVecs; ++i) v[i] *= x.v[i];
+  }
   void add(T s) {
     for (int i = 0; i < kVecs; ++i) v[i] += s;
   }
@@ -81,6 +84,21 @@ struct Row {
     for (int i = 0; i < kVecs; ++i) v[i] = v[i] < x.v[i] ? x.v[i] : v[i];
   }
 };
+
+template <class T, int W>
+inline T total(const Row<T, W>& row) {
+  constexpr int kLanes = Row<T, W>::kLanes;
+  Row<T, kLanes> sum;
+  sum.v[0] = row.v[0];
+  for (int i = 1; i < Row<T, W>::kVecs; ++i) sum.v[0] += row.v[i];
+  T m[kLanes];
+  sum.store(m);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) m[i] += m[i + half];
+  }
+  return m[0];
+}
+
 constexpr int kSlab = 32;
 
 // The widths that code is compiled for.

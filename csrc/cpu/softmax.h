@@ -18,19 +18,6 @@ inline T largest(const Row<T, W>& row) {
   }
   return m[0];
 }
-template <class T, int W>
-inline T total(const Row<T, W>& row) {
-  constexpr int kLanes = Row<T, W>::kLanes;
-  Row<T, kLanes> sum;
-  sum.v[0] = row.v[0];
-  for (int i = 1; i < Row<T, W>::kVecs; ++i) sum.v[0] += row.v[i];
-  T m[kLanes];
-  sum.store(m);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) m[i] += m[i + half];
-  }
-  return m[0];
-}
 
 // Largest value that exp_array takes without the row's largest being taken away first: e^80 sums over 10^3
 // labels.

@@ -21,6 +21,11 @@ template <class T>
 using SplatFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first,
                          int count, const T* in, const T* in_scale, int stride);
 
+// dots[p, k] += rows[p] . values[vertex_k], over the channels of the slab
+template <class T>
+using DotsFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first,
+                        int count, const T* rows, T* dots, int stride);
+
 template <class T, int D, int W>
 void slice_points(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count,
                   const T* in, T gain, const T* out_scale, T* out, int stride) {
@@ -59,6 +64,23 @@ void splat_points(const LatticeView<T>& lattice, VertexValues<T> values, int col
   }
 }
 
+template <class T, int D, int W>
+void corner_dots(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count,
+                 const T* rows, T* dots, int stride) {
+  const int corners = (D ? D : lattice.dims) + 1;
+  const T* slab = values.slab(column);
+  rows += column;
+  for (int p = 0; p < count; ++p, rows += stride, dots += corners) {
+    const int32_t* id = lattice.simplex_vertices + int64_t(lattice.simplex[first + p]) * corners;
+    const auto row = Row<T, W>::load(rows);
+    for (int k = 0; k < corners; ++k) {
+      auto product = Row<T, W>::load(slab + int64_t(id[k]) * W);
+      product.multiply(row);
+      dots[k] += total(product);
+    }
+  }
+}
+
 // The code for float and the common dimensions is unrolled over the corners; the rest loops.
 template <class T, int W>
 inline SliceFn<T> slice_function(int dims) {
@@ -79,6 +101,10 @@ inline SplatFn<T> splat_function(int dims) {
     if (dims == 6) return splat_points<T, 6, W>;
   }
   return splat_points<T, 0, W>;
+}
+template <class T, int W>
+inline DotsFn<T> dots_function(int dims) {
+  return sizeof(T) == sizeof(float) && dims == 5 ? corner_dots<T, 5, W> : corner_dots<T, 0, W>;
 }
 
 DENSECRF_END

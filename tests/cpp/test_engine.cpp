@@ -106,13 +106,15 @@ struct Lattice {
   std::vector<int64_t> chain_starts;
   LatticeView<T> view{};
 
-  Status build(const std::vector<T>& features, int d, bool pad_origin, bool bridges, int threads) {
+  Status build(const std::vector<T>& features, int d, bool pad_origin, bool bridges, int threads,
+               int64_t images = 1) {
     const int64_t points = int64_t(features.size()) / d;
     simplex.assign(points, -1);
     weights.assign(points * (d + 1), T(-1));
     LatticeRequest<T> request{};
     request.features = features.data();
     request.points = points;
+    request.images = images;
     request.dims = d;
     request.scale = (d + 1) * std::sqrt(2.0 / 3.0);
     request.pad_origin = pad_origin;
@@ -206,7 +208,7 @@ std::vector<T> filtered(const LatticeView<T>& lattice, const std::vector<T>& val
   Same<T> same;
   in_workspace(ops<T>().filter_workspace(lattice, channels, threads), [&](void* workspace) {
     out.assign(values.size(), T(-7));
-    CHECK(ops<T>().filter(lattice, channels, values.data(), out.data(), transpose, threads, workspace) ==
+    CHECK(ops<T>().filter(lattice, 1, channels, values.data(), out.data(), transpose, threads, workspace) ==
           Status::kOk);
     same.add(out);
   });
@@ -245,7 +247,7 @@ void check_filter(std::mt19937& rng, const LatticeView<T>& lattice, int threads)
     bad[at] = std::numeric_limits<T>::quiet_NaN();
     std::vector<T> out(3 * n);
     in_workspace(ops<T>().filter_workspace(lattice, 3, threads), [&](void* workspace) {
-      CHECK(ops<T>().filter(lattice, 3, bad.data(), out.data(), false, threads, workspace) ==
+      CHECK(ops<T>().filter(lattice, 1, 3, bad.data(), out.data(), false, threads, workspace) ==
             Status::kNotFinite);
     });
   }
@@ -305,6 +307,7 @@ struct Grid {
 
   // Any symmetric taps will do here: falling from 1 to 1/2.
   Grid(std::vector<int64_t> size, std::vector<int> spacing, std::vector<int> radius) {
+    view.images = 1;
     for (int a = 0; a < kGridAxes; ++a) {
       for (int k = 0; k <= radius[a]; ++k) taps[a].push_back(T(1) - T(k) / T(2 * radius[a] + 1));
       view.size[a] = size[a];
@@ -410,7 +413,7 @@ Run<T> run(MeanFieldRequest<T> request, bool free_energy) {
   Same<double> same_energies;
   out.probs.resize(size_t(request.labels * request.points));
   out.energies.resize(free_energy ? size_t(request.iterations) + 1 : 0);
-  request.probs = out.probs.data();
+  request.output = out.probs.data();
   request.free_energy = free_energy ? out.energies.data() : nullptr;
   in_workspace(ops<T>().mean_field_workspace(request), [&](void* workspace) {
     out.probs.assign(out.probs.size(), T(-7));
@@ -474,8 +477,8 @@ class Scene {
   KernelView<T> finish(KernelView<T> kernel) const {
     kernel.norm_in = norm.data();
     kernel.norm_out = norm.data();
-    kernel.weight_kind = Weight::kScalar;
-    kernel.weight = T(1.5);
+    kernel.coupling_kind = Weight::kScalar;
+    kernel.coupling = T(1.5);
     return kernel;
   }
 };
@@ -497,27 +500,24 @@ void test_mean_field() {
       if (variant == 5) kernels.clear();
       MeanFieldRequest<T> request{};
       request.points = n;
+      request.images = 1;
       request.labels = labels;
       request.unary = unary.data();
       request.unary_sign = T(-1);
-      request.compat_kind = Weight::kScalar;
-      request.compat = T(1);
+      request.potts = true;
       request.iterations = 3;
       request.mask = mask.data();
       if (variant == 3) {
         kernels[0].norm_in = nullptr;
         kernels[0].self = scene.self.data();
-        kernels[1].weight_kind = Weight::kMatrix;
-        kernels[1].weights = matrix.data();
-        request.compat_kind = Weight::kMatrix;
-        request.compats = matrix.data();
+        kernels[1].coupling_kind = Weight::kMatrix;
+        kernels[1].couplings = matrix.data();
+        request.potts = false;
         request.damping = T(0.25);
       }
       if (variant == 4) {
-        kernels[1].weight_kind = Weight::kVector;
-        kernels[1].weights = matrix.data();
-        request.compat_kind = Weight::kVector;
-        request.compats = matrix.data();
+        kernels[1].coupling_kind = Weight::kVector;
+        kernels[1].couplings = matrix.data();
         request.tolerance = T(1e-30);
       }
       request.kernels = kernels.data();
@@ -552,6 +552,186 @@ void test_mean_field() {
       request.initial = nullptr;
       CHECK(run(request, false).status == Status::kNotFinite);
     }
+  }
+}
+
+// ---- batches: three images as one run, and each by itself
+
+template <class T>
+std::vector<T> part(const std::vector<T>& all, int64_t i, int64_t parts) {
+  const int64_t n = int64_t(all.size()) / parts;
+  return {all.begin() + i * n, all.begin() + (i + 1) * n};
+}
+
+template <class T>
+void test_batches() {
+  constexpr int64_t kImages = 3;
+  std::mt19937 rng(6);
+  for (std::vector<int64_t> size : {std::vector<int64_t>{1, 9, 70}, std::vector<int64_t>{5, 6, 7}}) {
+    const int64_t n = size[0] * size[1] * size[2];
+    Grid<T> grid(size, {size[0] > 1 ? 2 : 1, 2, 3}, {size[0] > 1 ? 2 : 0, 3, 2});
+    auto features = random_values<T>(rng, size_t(kImages * n * 5), 0, 1);
+    for (int64_t i = 0; i < n * 5; ++i) features[i] *= T(3);  // the first image is dense, the others sparse
+    const int labels = 4;
+    const auto logits = random_values<T>(rng, size_t(kImages * labels * n), -2, 2);
+    const auto norm = random_values<T>(rng, size_t(kImages * n), 0.05, 0.2);
+    const auto compute = [&](int64_t images, const std::vector<T>& f, const std::vector<T>& unary,
+                             const std::vector<T>& norms, int threads) {
+      Lattice<T> lattice;
+      CHECK(lattice.build(f, 5, false, true, threads, images) == Status::kOk);
+      check_tables(lattice.view);
+      grid.view.images = images;
+      KernelView<T> kernels[2] = {};
+      kernels[0].lattice = &lattice.view;
+      kernels[1].grid = &grid.view;
+      for (KernelView<T>& kernel : kernels) {
+        kernel.norm_in = kernel.norm_out = norms.data();
+        kernel.coupling = T(2);
+      }
+      MeanFieldRequest<T> request{};
+      request.points = images * n;
+      request.images = images;
+      request.labels = labels;
+      request.unary = unary.data();
+      request.unary_sign = T(1);
+      request.kernels = kernels;
+      request.num_kernels = 2;
+      request.iterations = 3;
+      request.logits = true;
+      request.threads = threads;
+      return run(request, false).probs;
+    };
+    for (int threads : {1, 4}) {
+      const auto all = compute(kImages, features, logits, norm, threads);
+      for (int64_t i = 0; i < kImages; ++i) {
+        const auto one =
+            compute(1, part(features, i, kImages), part(logits, i, kImages), part(norm, i, kImages), threads);
+        CHECK(near(part(all, i, kImages), one, rounding<T>()));
+      }
+    }
+  }
+}
+
+// ---- backward: every gradient against differences of the forward run, and workspaces
+
+template <class T>
+class Learnt {
+ public:
+  explicit Learnt(std::mt19937& rng) : grid({1, 6, 13}, {1, 2, 3}, {0, 2, 2}) {
+    const size_t n = size_t(grid.points());
+    CHECK(lattice.build(random_values<T>(rng, 3 * n, 0, 2), 3, false, true, 2) == Status::kOk);
+    logits = random_values<T>(rng, kLabels * n, -2, 2);
+    direction = random_values<T>(rng, kLabels * n, -1, 1);
+    norm_in = random_values<T>(rng, n, 0.1, 0.3);
+    norm_out = random_values<T>(rng, n, 0.1, 0.3);
+    matrix = random_values<T>(rng, kLabels * kLabels, -1, 1);
+    vector = random_values<T>(rng, kLabels, 0, 2);
+    initial = random_values<T>(rng, kLabels * n, 0, 1);
+  }
+
+  static constexpr int kLabels = 3, kIterations = 3;
+  Lattice<T> lattice;
+  Grid<T> grid;
+  std::vector<T> logits, direction, norm_in, norm_out, matrix, vector, initial, states;
+  std::vector<T> grad_logits, grad_initial, grad_couplings[2], grad_weights, grad_in[2], grad_out[2];
+
+  // <z_T, direction>; with `backward`, the gradients too.
+  double loss(bool continues, int threads, bool backward = false) {
+    KernelView<T> kernels[2] = {};
+    kernels[0].lattice = &lattice.view;
+    kernels[0].coupling_kind = Weight::kMatrix;
+    kernels[0].couplings = matrix.data();
+    kernels[1].grid = &grid.view;
+    kernels[1].coupling_kind = Weight::kVector;
+    kernels[1].couplings = vector.data();
+    for (KernelView<T>& kernel : kernels) {
+      kernel.norm_in = norm_in.data();
+      kernel.norm_out = norm_out.data();
+    }
+    MeanFieldRequest<T> request{};
+    request.points = grid.points();
+    request.images = 1;
+    request.labels = kLabels;
+    request.unary = logits.data();
+    request.unary_sign = T(1);
+    request.initial = continues ? initial.data() : nullptr;
+    request.kernels = kernels;
+    request.num_kernels = 2;
+    request.iterations = kIterations;
+    request.logits = true;
+    request.threads = threads;
+    states.assign(size_t(kIterations * ops<T>().mean_field_states(request)), T(0));
+    request.states = states.data();
+    const double value = dot(run(request, false).probs, direction);
+    if (backward) gradients(request);
+    return value;
+  }
+
+ private:
+  void gradients(const MeanFieldRequest<T>& forward) {
+    const size_t n = size_t(grid.points());
+    TermGradient<T> wanted[2] = {};
+    for (int k = 0; k < 2; ++k) {
+      grad_couplings[k].assign(k == 0 ? kLabels * kLabels : kLabels, T(0));
+      grad_in[k].assign(n, T(0));
+      grad_out[k].assign(n, T(0));
+      wanted[k] = {k == 0 ? Weight::kMatrix : Weight::kVector, grad_couplings[k].data(), nullptr,
+                   grad_in[k].data(), grad_out[k].data()};
+    }
+    grad_weights.assign(lattice.weights.size(), T(0));
+    wanted[0].weights = grad_weights.data();
+    grad_logits.assign(logits.size(), T(-7));
+    grad_initial.assign(logits.size(), T(-7));
+    MeanFieldGradRequest<T> request{};
+    request.forward = &forward;
+    request.grad = direction.data();
+    request.grad_unary = grad_logits.data();
+    request.grad_initial = forward.initial ? grad_initial.data() : nullptr;
+    request.gradients = wanted;
+    Same<T> same;
+    in_workspace(ops<T>().mean_field_backward_workspace(request), [&](void* workspace) {
+      CHECK(ops<T>().mean_field_backward(request, workspace) == Status::kOk);
+      same.add(grad_logits);
+    });
+  }
+};
+
+// The gradient at a few places against central differences (double precision).
+void check_gradient(std::vector<double>* values, const std::vector<double>& grad, Learnt<double>* learnt,
+                    bool continues) {
+  for (size_t i = 0; i < values->size(); i += 1 + values->size() / 9) {
+    const double kStep = 1e-5, was = (*values)[i];
+    (*values)[i] = was + kStep;
+    const double up = learnt->loss(continues, 1);
+    (*values)[i] = was - kStep;
+    const double down = learnt->loss(continues, 1);
+    (*values)[i] = was;
+    CHECK(std::fabs((up - down) / (2 * kStep) - grad[i]) < 1e-6 * (1 + std::fabs(grad[i])));
+  }
+}
+
+void test_backward() {
+  std::mt19937 rng(7);
+  Learnt<double> learnt(rng);
+  for (bool continues : {false, true}) {
+    std::vector<double> one;
+    for (int threads : {3, 1}) {
+      learnt.loss(continues, threads, true);
+      if (one.empty()) one = learnt.grad_logits;
+      CHECK(near(one, learnt.grad_logits, 1e-12));
+    }
+    const Learnt<double> found = learnt;  // gradients of one kernel at a time: the two share their norms
+    check_gradient(&learnt.logits, found.grad_logits, &learnt, continues);
+    check_gradient(&learnt.matrix, found.grad_couplings[0], &learnt, continues);
+    check_gradient(&learnt.vector, found.grad_couplings[1], &learnt, continues);
+    check_gradient(&learnt.lattice.weights, found.grad_weights, &learnt, continues);
+    std::vector<double> both_in = found.grad_in[0], both_out = found.grad_out[0];
+    for (size_t p = 0; p < both_in.size(); ++p) {
+      both_in[p] += found.grad_in[1][p];
+      both_out[p] += found.grad_out[1][p];
+    }
+    check_gradient(&learnt.norm_in, both_in, &learnt, continues);
+    check_gradient(&learnt.norm_out, both_out, &learnt, continues);
   }
 }
 
@@ -600,6 +780,7 @@ void test_all() {
   test_wide_lattices<T>();
   test_grids<T>();
   test_mean_field<T>();
+  test_batches<T>();
 }
 
 }  // namespace
@@ -607,6 +788,7 @@ void test_all() {
 int main() {
   test_all<float>();
   test_all<double>();
+  test_backward();
   std::printf("test_engine, %s: %s\n", backend().name, failures ? "failed" : "all is well");
   return failures ? 1 : 0;
 }

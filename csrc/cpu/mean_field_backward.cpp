@@ -1,0 +1,382 @@
+// Backward through mean_field: from the gradient g_T of the last update's scores to those of everything that
+// went in.
+//
+// With z_{t+1} = s + sum_k E_k K_k Q_t and Q_t = softmax(z_t), z_0 = s, one step back is
+//   v_k = K_k^T g_{t+1}        the filter with its axes blurred in reverse and its normalisation swapped
+//   dQ  = sum_k E_k^T v_k      and dE_k += v_k Q_t^T, summed over the points
+//   g_t = Q_t (dQ - Q_t . dQ)
+// and ds is the sum of all g.  Like the forward pass it is fused: one pass over the points slices v_k,
+// recomputes Q_t from the filtered values that the forward pass left, and splats g_t.
+//
+// K = diag(out) S B S^T diag(in), S holding the barycentric weights.  With V the filtered values of Q_t and U
+// those of g, point p and its corner c:
+//   dS[p, c] = out_p (E^T g_p) . V_c + in_p (E Q_p) . U_c
+//   d out_p = sum_c S[p, c] (E^T g_p) . V_c        d in_p = sum_c S[p, c] (E Q_p) . U_c
+#include "cpu/ops.h"
+#include "cpu/points.h"
+#include "cpu/softmax.h"
+#include "cpu/term.h"
+
+DENSECRF_BEGIN
+
+namespace {
+
+template <class T>
+class Backward {
+ public:
+  // [kernels] to read the filtered values of Q_{t-1}; as many to read those of Q_t; [kernels + probes] to
+  // filter g.
+  Backward(const MeanFieldGradRequest<T>& request, Term<T>* forward, Term<T>* present, Term<T>* backward,
+           Arena* arena)
+      : request_(request),
+        r_(*request.forward),
+        forward_(forward),
+        present_(present),
+        backward_(backward),
+        kernels_(r_.num_kernels),
+        all_(r_.num_kernels + request.num_probes),
+        plan_(r_.labels),
+        stride_(plan_.stride()),
+        image_points_(r_.points / r_.images),
+        row_points_(image_points_) {
+    scores_ = arena->template take<T>(r_.points * stride_);
+    sum_ = arena->template take<T>(r_.points * stride_);
+    const int64_t step = mean_field_states(r_);
+    T* states = r_.states;
+    for (int k = 0; k < all_; ++k) layout_term(k, step, &states, arena);
+    grad_ = keeps_grad_ ? arena->template take<T>(r_.points * stride_) : nullptr;
+    for (int t = 0; t < r_.threads; ++t) {
+      scratch_[t] = arena->template take<T>(kScratch * kChunk * stride_);
+      outer_[t] = arena->template take<double>(outer_at(all_));
+      dots_[t] = arena->template take<T>(int64_t(kChunk) * (most_dims_ + 1));
+    }
+  }
+
+  Status run() {
+    for (int k = 0; k < kernels_; ++k) forward_[k].coupling.fill();
+    parallel(r_.threads, [&](Team& team, int thread) { work(team, thread); });
+    return status_;
+  }
+
+ private:
+  enum Scratch { kQ, kG, kMessage, kMixed, kZeros, kScratch };
+
+  void layout_term(int k, int64_t step, T** states, Arena* arena) {
+    const bool probe = k >= kernels_;
+    KernelView<T> view = probe ? request_.probes[k - kernels_] : r_.kernels[k];
+    const TermGradient<T>& wanted = request_.gradients[k];
+    if (!probe) {
+      forward_[k].coupling.layout(view, r_.labels, stride_, arena, true);
+      const Rounds<T> kept{*states, step, r_.iterations};
+      forward_[k].layout_to_read(view, plan_, r_.threads, arena, kept);
+      present_[k].layout_to_read(view, plan_, r_.threads, arena, kept);
+      if (*states) *states += Term<T>::values(view, plan_);
+      keeps_grad_ = keeps_grad_ || wanted.weights || wanted.norm_out;
+      inner_ = inner_ || wanted.weights || wanted.norm_out || wanted.norm_in;
+    }
+    const T* in = view.norm_in;
+    view.norm_in = view.norm_out;
+    view.norm_out = in;
+    backward_[k].layout(view, plan_, r_.threads, arena);
+    if (view.lattice) most_dims_ = larger(most_dims_, view.lattice->dims);
+    if (!view.lattice) row_points_ = view.grid->size[2];
+    grid_ = grid_ || !view.lattice;
+  }
+
+  void work(Team& team, int thread) {
+    Range mine =
+        grid_ ? band(r_.points / row_points_, team.size(), thread) : band(r_.points, team.size(), thread);
+    if (grid_) mine = {mine.begin * row_points_, mine.end * row_points_};
+    std::memset(static_cast<void*>(scratch(thread, kZeros)), 0, size_t(kChunk) * stride_ * sizeof(T));
+    std::memset(static_cast<void*>(outer_[thread]), 0, size_t(outer_at(all_)) * sizeof(double));
+    for (int k = 0; k < all_; ++k) {
+      backward_[k].start(thread, mine);
+      clear_gradients(request_.gradients[k], k < kernels_ ? r_.kernels[k].lattice : nullptr, mine);
+    }
+    finite_[thread] = true;
+    for (int k = 0; k < all_; ++k) backward_[k].clear(thread, 0);
+    for_chunks(mine.begin, mine.end, row_points_,
+               [&](int64_t first, int count) { load(thread, first, count); });
+    team.barrier();
+    if (thread == 0) check_finite(team.size());
+    for (int t = r_.iterations - 1; t >= 0; --t) {
+      for (int k = 0; k < all_; ++k) backward_[k].filter(team, thread, round(t), true);
+      team.barrier();
+      if (status_ != Status::kOk) return;
+      for (int k = 0; k < all_ && t > 0; ++k) backward_[k].clear(thread, round(t) + 1);
+      step_back(thread, mine, t);
+      team.barrier();
+      if (thread == 0) checkpoint();
+    }
+    team.barrier();
+    if (thread == 0) add_outer(team.size());
+    for_chunks(mine.begin, mine.end, image_points_, [&](int64_t first, int count) {
+      T* rows = sum_ + first * stride_;
+      for (int64_t i = 0; i < int64_t(count) * stride_ && r_.unary_sign != 1; ++i) rows[i] *= r_.unary_sign;
+      store(rows, first, count, request_.grad_unary);
+    });
+  }
+  // Filters of g, counted from the last iteration backward.
+  int round(int t) const { return r_.iterations - 1 - t; }
+
+  void clear_gradients(const TermGradient<T>& wanted, const LatticeView<T>* lattice, Range mine) const {
+    const auto clear = [](T* values, int64_t from, int64_t to) {
+      if (values) std::memset(static_cast<void*>(values + from), 0, size_t(to - from) * sizeof(T));
+    };
+    const int64_t corners = lattice ? lattice->dims + 1 : 0;
+    clear(wanted.weights, mine.begin * corners, mine.end * corners);
+    clear(wanted.norm_in, mine.begin, mine.end);
+    clear(wanted.norm_out, mine.begin, mine.end);
+  }
+  void check_finite(int team_size) {
+    for (int t = 0; t < team_size; ++t) {
+      if (!finite_[t]) status_ = Status::kNotFinite;
+    }
+    checkpoint();
+  }
+  void checkpoint() {
+    if (status_ != Status::kOk || !r_.checkpoint || r_.checkpoint(r_.checkpoint_data, 0)) return;
+    status_ = Status::kInterrupted;
+  }
+
+  // Scores and g_T into place.
+  void load(int thread, int64_t first, int count) {
+    T most[kChunk];
+    load_shifted(planes(r_.unary, first), r_.unary_sign, image_points_, r_.labels, first, count, stride_,
+                 most, scores_ + first * stride_);
+    T* rows = sum_ + first * stride_;
+    if (!load_points(planes(request_.grad, first), image_points_, r_.labels, first, count, stride_, rows))
+      finite_[thread] = false;
+    if (grad_) copy(count, rows, grad_ + first * stride_);
+    for (int k = 0; k < all_ && r_.iterations > 0; ++k) backward_[k].splat(thread, first, count, 0, rows);
+  }
+
+  void step_back(int thread, Range mine, int t) {
+    for (int64_t row = mine.begin, end; row < mine.end; row = end) {
+      end = smaller(mine.end, (row / row_points_ + 1) * row_points_);
+      for (int k = 0; k < all_; ++k) backward_[k].expand(thread, row, round(t));
+      for (int k = 0; k < kernels_ && t > 0; ++k) forward_[k].expand(thread, row, t - 1);
+      for (int k = 0; k < kernels_ && keeps_grad_; ++k) present_[k].expand(thread, row, t);
+      for (int64_t i = row; i < end; i += kChunk) {
+        const int count = int(smaller<int64_t>(kChunk, end - i));
+        T *q = scratch(thread, kQ), *g = scratch(thread, kG);
+        current_q(thread, i, count, t, q);
+        add_terms(thread, i, count, t, q, g);
+        for (int k = 0; k < kernels_ && inner_; ++k) filter_gradients(thread, k, i, count, t, q);
+        softmax_backward(count, q, g);
+        finish(thread, i, count, t, g);
+      }
+    }
+  }
+
+  // q = Q_t, from the filtered values of Q_{t-1}.
+  void current_q(int thread, int64_t first, int count, int t, T* q) {
+    if (t == 0 && r_.initial) {
+      load_points(planes(r_.initial, first), image_points_, r_.labels, first, count, stride_, q);
+      return;
+    }
+    const T* in = scores_ + first * stride_;
+    for (int k = 0; k < kernels_ && t > 0; ++k) {
+      const Term<T>& term = forward_[k];
+      if (term.coupling.is_scalar()) {
+        term.slice(thread, first, count, t - 1, term.coupling.scalar(), in, q);
+      } else {
+        if (in != q) copy(count, in, q);
+        T* message = scratch(thread, kMessage);
+        term.slice(thread, first, count, t - 1, T(1), scratch(thread, kZeros), message);
+        term.coupling.apply(count, message, q);
+      }
+      in = q;
+    }
+    if (in != q) copy(count, in, q);
+    softmax(count, stride_, false, q);
+  }
+
+  // g = dQ = sum_k E_k^T v_k, and the couplings' gradients.
+  void add_terms(int thread, int64_t first, int count, int t, const T* q, T* g) {
+    std::memset(static_cast<void*>(g), 0, size_t(count) * stride_ * sizeof(T));
+    for (int k = 0; k < all_; ++k) {
+      const bool outer = request_.gradients[k].couplings;
+      if (k < kernels_ && forward_[k].coupling.is_scalar() && !outer) {
+        backward_[k].slice(thread, first, count, round(t), forward_[k].coupling.scalar(), g, g);
+        continue;
+      }
+      T* v = scratch(thread, kMessage);
+      backward_[k].slice(thread, first, count, round(t), T(1), scratch(thread, kZeros), v);
+      if (outer) outer_product(thread, k, count, v, q);
+      if (k < kernels_) forward_[k].coupling.apply_transposed(count, v, g);
+    }
+  }
+
+  // Sum over the chunk's points of v q^T, or of its diagonal.
+  void outer_product(int thread, int k, int count, const T* v, const T* q) const {
+    double* out = outer_[thread] + outer_at(k);
+    T* sum = scratch(thread, kMixed);
+    const bool matrix = request_.gradients[k].coupling_kind == Weight::kMatrix;
+    for (int l = 0; l < (matrix ? r_.labels : 1); ++l, out += stride_) {
+      for (int c = 0; c < stride_; ++c) sum[c] = 0;
+      for (int p = 0; p < count; ++p) {
+        const T* v_row = v + int64_t(p) * stride_;
+        const T* q_row = q + int64_t(p) * stride_;
+        if (matrix)
+          for (int c = 0; c < stride_; ++c) sum[c] += v_row[l] * q_row[c];
+        else
+          for (int c = 0; c < stride_; ++c) sum[c] += v_row[c] * q_row[c];
+      }
+      for (int c = 0; c < stride_; ++c) out[c] += sum[c];
+    }
+  }
+  // Where term k's sums begin, and the length of all of them for k = all_.
+  int64_t outer_at(int k) const {
+    int64_t size = 0;
+    for (int i = 0; i < k; ++i) {
+      const TermGradient<T>& wanted = request_.gradients[i];
+      if (wanted.couplings)
+        size += wanted.coupling_kind == Weight::kMatrix ? int64_t(r_.labels) * stride_ : stride_;
+    }
+    return size;
+  }
+  void add_outer(int team_size) const {
+    for (int k = 0; k < all_; ++k) {
+      const TermGradient<T>& wanted = request_.gradients[k];
+      const int rows = !wanted.couplings ? 0 : wanted.coupling_kind == Weight::kMatrix ? r_.labels : 1;
+      for (int l = 0; l < rows; ++l) {
+        for (int c = 0; c < r_.labels; ++c) {
+          double sum = 0;
+          for (int t = 0; t < team_size; ++t) sum += outer_[t][outer_at(k) + int64_t(l) * stride_ + c];
+          wanted.couplings[int64_t(l) * r_.labels + c] = T(sum);
+        }
+      }
+    }
+  }
+
+  // Gradients of the barycentric weights and of the normalisation.
+  void filter_gradients(int thread, int k, int64_t first, int count, int t, const T* q) {
+    const TermGradient<T>& wanted = request_.gradients[k];
+    const KernelView<T>& view = forward_[k].view;
+    T* mixed = scratch(thread, kMixed);
+    if (wanted.weights || wanted.norm_out) {  // E^T g . V
+      std::memset(static_cast<void*>(mixed), 0, size_t(count) * stride_ * sizeof(T));
+      forward_[k].coupling.apply_transposed(count, grad_ + first * stride_, mixed);
+      side_gradients(thread, present_[k], first, count, t, mixed, view.norm_out, wanted.weights,
+                     wanted.norm_out);
+    }
+    if (wanted.weights || wanted.norm_in) {  // E Q . U
+      std::memset(static_cast<void*>(mixed), 0, size_t(count) * stride_ * sizeof(T));
+      forward_[k].coupling.apply(count, q, mixed);
+      side_gradients(thread, backward_[k], first, count, round(t), mixed, view.norm_in, wanted.weights,
+                     wanted.norm_in);
+    }
+  }
+  // rows against the filtered values of one side, whose normalisation is `norm`.
+  void side_gradients(int thread, const Term<T>& term, int64_t first, int count, int round, const T* rows,
+                      const T* norm, T* grad_weights, T* grad_norm) const {
+    if (!term.view.lattice) {
+      T* sliced = scratch(thread, kMessage);
+      term.slice_without_norm(thread, first, count, scratch(thread, kZeros), sliced);
+      for (int p = 0; p < count && grad_norm; ++p) {
+        T sum = 0;
+        for (int c = 0; c < stride_; ++c) sum += rows[p * stride_ + c] * sliced[p * stride_ + c];
+        grad_norm[first + p] += sum;
+      }
+      return;
+    }
+    const LatticeView<T>& lattice = *term.view.lattice;
+    const int corners = lattice.dims + 1;
+    T* dots = dots_[thread];
+    std::memset(static_cast<void*>(dots), 0, size_t(count) * corners * sizeof(T));
+    term.corner_dots(first, count, round, rows, dots);
+    for (int p = 0; p < count; ++p, dots += corners) {
+      const int64_t at = (first + p) * corners;
+      const T scale = lattice.alpha * (norm ? norm[first + p] : T(1));
+      T sum = 0;
+      for (int c = 0; c < corners; ++c) {
+        sum += lattice.weights[at + c] * dots[c];
+        if (grad_weights) grad_weights[at + c] += scale * dots[c];
+      }
+      if (grad_norm) grad_norm[first + p] += lattice.alpha * sum;
+    }
+  }
+
+  // g <- q (g - q . g)
+  void softmax_backward(int count, const T* q, T* g) const {
+    for (int p = 0; p < count; ++p, q += stride_, g += stride_) {
+      T mean = 0;
+      for (int c = 0; c < stride_; ++c) mean += q[c] * g[c];
+      for (int c = 0; c < stride_; ++c) g[c] = q[c] * (g[c] - mean);
+    }
+  }
+
+  // g_t goes into the sum and on to the next step back.
+  void finish(int thread, int64_t first, int count, int t, T* g) {
+    if (t == 0 && r_.initial) return store(g, first, count, request_.grad_initial);
+    T* sum = sum_ + first * stride_;
+    for (int64_t i = 0; i < int64_t(count) * stride_; ++i) sum[i] += g[i];
+    if (t == 0) return;
+    if (grad_) copy(count, g, grad_ + first * stride_);
+    for (int k = 0; k < all_; ++k) backward_[k].splat(thread, first, count, round(t) + 1, g);
+  }
+
+  void store(const T* rows, int64_t first, int count, T* out) const {
+    store_points(rows, stride_, image_points_, r_.labels, first, count, planes(out, first));
+  }
+  void copy(int count, const T* from, T* to) const {
+    std::memcpy(static_cast<void*>(to), from, size_t(count) * stride_ * sizeof(T));
+  }
+  template <class P>
+  P* planes(P* all, int64_t first) const {
+    return planes_at(all, image_points_, r_.labels, first);
+  }
+  T* scratch(int thread, Scratch i) const { return scratch_[thread] + int64_t(i) * kChunk * stride_; }
+
+  const MeanFieldGradRequest<T>& request_;
+  const MeanFieldRequest<T>& r_;
+  Term<T>* forward_;
+  Term<T>* present_;
+  Term<T>* backward_;
+  int kernels_, all_;
+  SlabPlan plan_;
+  int stride_;
+  int64_t image_points_, row_points_;
+  bool grid_ = false;
+  bool inner_ = false;       // a gradient of barycentric weights or normalisation is wanted
+  bool keeps_grad_ = false;  // and it takes the filtered values of Q_t and g_{t+1}
+  int most_dims_ = 0;
+  T* scores_ = nullptr;         // [N, stride]
+  T* sum_ = nullptr;            // [N, stride] of all g
+  T* grad_ = nullptr;           // [N, stride] the last g, where keeps_grad_
+  double* outer_[kMaxThreads];  // the couplings' gradients, thread by thread
+  T* scratch_[kMaxThreads];
+  T* dots_[kMaxThreads];
+  bool finite_[kMaxThreads];
+  Status status_ = Status::kOk;
+};
+
+}  // namespace
+
+template <class T>
+size_t mean_field_backward_workspace(const MeanFieldGradRequest<T>& request) {
+  const int kernels = request.forward->num_kernels;
+  Terms<T> forward(kernels), present(kernels), backward(kernels + request.num_probes);
+  if (!forward.get() || !present.get() || !backward.get()) return 0;
+  Arena arena(nullptr);
+  Backward<T> layout(request, forward.get(), present.get(), backward.get(), &arena);
+  return arena.bytes();
+}
+
+template <class T>
+Status mean_field_backward(const MeanFieldGradRequest<T>& request, void* workspace) {
+  const int kernels = request.forward->num_kernels;
+  Terms<T> forward(kernels), present(kernels), backward(kernels + request.num_probes);
+  if (!forward.get() || !present.get() || !backward.get()) return Status::kOutOfMemory;
+  Arena arena(workspace);
+  Backward<T> engine(request, forward.get(), present.get(), backward.get(), &arena);
+  return engine.run();
+}
+
+template size_t mean_field_backward_workspace(const MeanFieldGradRequest<float>&);
+template size_t mean_field_backward_workspace(const MeanFieldGradRequest<double>&);
+template Status mean_field_backward(const MeanFieldGradRequest<float>&, void*);
+template Status mean_field_backward(const MeanFieldGradRequest<double>&, void*);
+
+DENSECRF_END

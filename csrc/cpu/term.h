@@ -1,0 +1,108 @@
+// One pairwise term of a mean field run while a team of threads works on it: its kernel's values on the
+// lattice or the grid, with the normalisation around them.
+#pragma once
+#include <new>
+
+#include "cpu/coupling.h"
+#include "cpu/grid_field.h"
+#include "cpu/lattice_field.h"
+
+DENSECRF_BEGIN
+
+template <class T>
+class Term {
+ public:
+  KernelView<T> view = {};
+  Coupling<T> coupling;
+
+  // Filtered values are kept in `kept`, or two rounds at a time in the workspace.
+  void layout(const KernelView<T>& kernel, const SlabPlan& plan, int threads, Arena* arena,
+              Rounds<T> kept = {}) {
+    view = kernel;
+    if (view.lattice)
+      lattice_.layout(*view.lattice, plan, threads, arena, kept);
+    else
+      grid_.layout(*view.grid, plan, threads, arena, kept);
+  }
+  // For a term whose values are all there to be sliced.
+  void layout_to_read(const KernelView<T>& kernel, const SlabPlan& plan, int threads, Arena* arena,
+                      Rounds<T> kept) {
+    view = kernel;
+    if (view.lattice)
+      lattice_.layout_to_read(*view.lattice, plan, kept);
+    else
+      grid_.layout_to_read(*view.grid, plan, threads, arena, kept);
+  }
+  // Length of one round's filtered values.
+  static int64_t values(const KernelView<T>& kernel, const SlabPlan& plan) {
+    return kernel.lattice ? kernel.lattice->vertices * plan.stride()
+                          : GridField<T>::values(*kernel.grid, plan);
+  }
+
+  // Called once by every thread before the first splat, with the points that it will splat, whole rows of a
+  // grid.
+  void start(int thread, Range points) {
+    if (view.lattice) return lattice_.start(thread, points);
+    const int64_t width = view.grid->size[2];
+    grid_.start(thread, {points.begin / width, points.end / width});
+  }
+  void clear(int thread, int round) {
+    if (view.lattice) lattice_.clear(thread, round);
+  }
+  void splat(int thread, int64_t first, int count, int round, const T* rows) {
+    if (view.lattice)
+      return lattice_.splat(lattice_.accumulator(thread, round), first, count, rows, view.norm_in);
+    const int64_t width = view.grid->size[2], x = first % width;
+    grid_.splat(thread, first / width, first - x, x, count, rows, view.norm_in);
+  }
+  // Between barriers on either side.
+  void filter(Team& team, int thread, int round, bool transpose) {
+    if (view.lattice)
+      lattice_.blur(team, thread, round, transpose);
+    else
+      grid_.filter(team, thread, round);  // its own transpose
+  }
+  // To be called before slices of points of a new row.
+  void expand(int thread, int64_t point, int round) {
+    if (!view.lattice) expanded_[thread] = grid_.expand(thread, point / view.grid->size[2], round);
+  }
+  // out = in + gain * filtered values
+  void slice(int thread, int64_t first, int count, int round, T gain, const T* in, T* out) const {
+    if (view.lattice) {
+      return lattice_.slice(lattice_.blurred(round), first, count, in, gain * view.lattice->alpha,
+                            view.norm_out, out);
+    }
+    const int64_t x = first % view.grid->size[2];
+    grid_.slice(expanded_[thread], first - x, x, count, gain, in, view.norm_out, out);
+  }
+  // The same of a grid, without its normalisation.
+  void slice_without_norm(int thread, int64_t first, int count, const T* in, T* out) const {
+    const int64_t x = first % view.grid->size[2];
+    grid_.slice(expanded_[thread], first - x, x, count, T(1), in, static_cast<const T*>(nullptr), out);
+  }
+  // dots[p, k] += rows[p] . value of corner k of point p (lattices)
+  void corner_dots(int64_t first, int count, int round, const T* rows, T* dots) const {
+    lattice_.corner_dots(lattice_.blurred(round), first, count, rows, dots);
+  }
+
+ private:
+  LatticeField<T> lattice_;
+  GridField<T> grid_;
+  const T* expanded_[kMaxThreads] = {};  // grid: the row that each thread is at
+};
+
+// The terms need constructors, so they do not live in the workspace.
+template <class T>
+class Terms {
+ public:
+  explicit Terms(int n) : terms_(new (std::nothrow) Term<T>[size_t(n > 0 ? n : 1)]) {}
+  Terms(const Terms&) = delete;
+  Terms& operator=(const Terms&) = delete;
+  ~Terms() { delete[] terms_; }
+  Term<T>* get() { return terms_; }
+
+ private:
+  Term<T>* terms_;
+};
+
+DENSECRF_END

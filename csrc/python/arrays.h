@@ -1,0 +1,213 @@
+// NumPy arrays as the C++ contract's pointers and sizes.
+//
+// Arrays must have the right dtype and be C-contiguous: densecrf/_native.py and densecrf/_ops.py see to that.
+#pragma once
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "cpu/memory.h"
+#include "densecrf.h"
+
+namespace py = pybind11;
+
+namespace densecrf {
+template <class T>
+using Array = py::array_t<T, py::array::c_style>;
+using Ints = Array<int32_t>;
+
+template <class T>
+const Ops<T>& ops();
+template <>
+inline const Ops<float>& ops() {
+  return backend().f32;
+}
+template <>
+inline const Ops<double>& ops() {
+  return backend().f64;
+}
+
+inline void check(Status status) {
+  switch (status) {
+    case Status::kOk:
+      return;
+    case Status::kOutOfMemory:
+      throw std::bad_alloc();
+    case Status::kNotFinite:
+      throw py::value_error("not finite");
+    case Status::kRangeTooLarge:
+      throw std::overflow_error("range too large");
+    case Status::kTooManyVertices:
+      throw std::overflow_error("too many vertices");
+    case Status::kInterrupted:
+      throw py::error_already_set();
+  }
+}
+
+// Scratch memory that its owner may keep between calls.
+class Workspace {
+ public:
+  Workspace() = default;
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+  ~Workspace() { std::free(data_); }
+
+  void* reserve(size_t bytes) {
+    if (bytes <= bytes_) return data_;
+    std::free(data_);
+    bytes_ = 0;
+    data_ = allocate(bytes);
+    if (!data_) throw std::bad_alloc();
+    bytes_ = bytes;
+    return data_;
+  }
+  size_t size() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+inline void expect(bool condition, const char* message) {
+  if (!condition) throw py::value_error(message);
+}
+inline void expect_threads(int threads) {
+  expect(threads >= 1 && threads <= kMaxThreads, "threads out of range");
+}
+
+// (simplex, weights, simplex_vertices, chains, chain_starts, number of vertices, blur, alpha)
+template <class T>
+struct HeldLattice {
+  Ints simplex, simplex_vertices, chains;
+  Array<int64_t> chain_starts;
+  Array<T> weights;
+  LatticeView<T> view;
+
+  explicit HeldLattice(const py::tuple& t)
+      : simplex(t[0].cast<Ints>()),
+        simplex_vertices(t[2].cast<Ints>()),
+        chains(t[3].cast<Ints>()),
+        chain_starts(t[4].cast<Array<int64_t>>()),
+        weights(t[1].cast<Array<T>>()) {
+    expect(simplex.ndim() == 1 && weights.ndim() == 2 && simplex_vertices.ndim() == 2,
+           "lattice arrays have wrong ranks");
+    view.points = simplex.shape(0);
+    view.dims = int(weights.shape(1)) - 1;
+    view.simplices = simplex_vertices.shape(0);
+    view.vertices = t[5].cast<int64_t>();
+    expect(weights.shape(0) == view.points && simplex_vertices.shape(1) == view.dims + 1 &&
+               chain_starts.size() == view.dims + 2 && chains.size() == chain_starts.at(view.dims + 1),
+           "lattice arrays have mismatched shapes");
+    view.simplex = simplex.data();
+    view.weights = weights.data();
+    view.simplex_vertices = simplex_vertices.data();
+    view.chains = chains.data();
+    view.chain_starts = chain_starts.data();
+    view.blur = t[6].cast<T>();
+    view.alpha = t[7].cast<T>();
+  }
+};
+
+template <class T>
+struct HeldGrid {
+  std::vector<Array<T>> taps;
+  GridView<T> view;
+
+  HeldGrid(const py::tuple& t, int64_t images) {
+    view.images = images;
+    auto size = t[0].cast<std::vector<int64_t>>();
+    auto spacing = t[1].cast<std::vector<int>>();
+    taps = t[2].cast<std::vector<Array<T>>>();
+    expect(size.size() == kGridAxes && spacing.size() == kGridAxes && taps.size() == kGridAxes,
+           "grid wants three axes");
+    for (int a = 0; a < kGridAxes; ++a) {
+      expect(size[a] >= 1 && spacing[a] >= 1 && taps[a].size() >= 1, "grid sizes must be positive");
+      view.size[a] = size[a];
+      view.spacing[a] = spacing[a];
+      view.radius[a] = int(taps[a].size()) - 1;
+      view.taps[a] = taps[a].data();
+    }
+  }
+  int64_t points() const { return view.images * view.size[0] * view.size[1] * view.size[2]; }
+};
+
+template <class T>
+const T* optional(const py::handle& object, int64_t size, std::vector<Array<T>>* keep) {
+  if (object.is_none()) return nullptr;
+  keep->push_back(object.cast<Array<T>>());
+  expect(keep->back().size() == size, "array has the wrong size");
+  return keep->back().data();
+}
+
+// A coupling: a number, a diagonal [L] or a matrix [L, L].
+template <class T>
+Weight coupling_of(const py::handle& object, int labels, T* scalar, const T** values,
+                   std::vector<Array<T>>* keep) {
+  *values = nullptr;
+  *scalar = 0;
+  if (py::isinstance<py::float_>(object) || py::isinstance<py::int_>(object)) {
+    *scalar = object.cast<T>();
+    return Weight::kScalar;
+  }
+  keep->push_back(object.cast<Array<T>>());
+  const Array<T>& a = keep->back();
+  bool vector = a.ndim() == 1;
+  expect(vector ? a.shape(0) == labels : a.ndim() == 2 && a.shape(0) == labels && a.shape(1) == labels,
+         "coupling has the wrong shape");
+  *values = a.data();
+  return vector ? Weight::kVector : Weight::kMatrix;
+}
+
+// kernels: tuples (lattice or None, grid or None, norm_in, norm_out, self, coupling)
+template <class T>
+class HeldKernels {
+ public:
+  HeldKernels(const py::list& kernels, int64_t images, int64_t points, int labels) {
+    keep_.reserve(4 * kernels.size());
+    lattices_.reserve(kernels.size());
+    grids_.reserve(kernels.size());
+    for (const py::handle& item : kernels) add(item.cast<py::tuple>(), images, points, labels);
+  }
+  HeldKernels(const HeldKernels&) = delete;
+  HeldKernels& operator=(const HeldKernels&) = delete;
+  const KernelView<T>* data() const { return views_.data(); }
+  const KernelView<T>& operator[](int k) const { return views_[size_t(k)]; }
+  int size() const { return int(views_.size()); }
+
+ private:
+  void add(const py::tuple& kernel, int64_t images, int64_t points, int labels) {
+    KernelView<T> view{};
+    if (!kernel[0].is_none()) {
+      lattices_.emplace_back(kernel[0].cast<py::tuple>());
+      view.lattice = &lattices_.back().view;
+      expect(view.lattice->points == points, "lattice and unary differ in the number of points");
+    } else {
+      grids_.emplace_back(kernel[1].cast<py::tuple>(), images);
+      view.grid = &grids_.back().view;
+      expect(grids_.back().points() == points, "grid and unary differ in the number of points");
+    }
+    view.norm_in = optional<T>(kernel[2], points, &keep_);
+    view.norm_out = optional<T>(kernel[3], points, &keep_);
+    view.self = optional<T>(kernel[4], points, &keep_);
+    view.coupling_kind = coupling_of<T>(kernel[5], labels, &view.coupling, &view.couplings, &keep_);
+    views_.push_back(view);
+  }
+
+  std::vector<Array<T>> keep_;
+  std::vector<HeldLattice<T>> lattices_;
+  std::vector<HeldGrid<T>> grids_;
+  std::vector<KernelView<T>> views_;
+};
+
+// Lets Ctrl-C through and tells the caller's callback how far the run is.
+bool checkpoint(void* progress, int done);
+
+// The functions of training.cpp.
+template <class T>
+void define_training(py::module_ m);
+
+}  // namespace densecrf
