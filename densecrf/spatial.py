@@ -9,6 +9,7 @@ filter. Errors are measured in tests/test_spatial.py and docs/accuracy.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ class Axis(NamedTuple):
     size: int
     spacing: int
     taps: Array  # [radius + 1], centre first
+    slope: Array  # their derivative with respect to the bandwidth in pixels
 
     @property
     def nodes(self) -> int:
@@ -82,9 +84,18 @@ class Grid:
         """What each pixel sends to itself ``[N]`` (exactly: 1)."""
         return _outer([axis.diagonal() for axis in self.axes])
 
+    def slopes(self) -> list[Grid]:
+        """Derivative of the filter with respect to each axis' bandwidth: the same with that axis' taps' derivative."""
+        out = []
+        for i, axis in enumerate(self.axes):
+            slope = copy(self)
+            slope.axes = [*self.axes[:i], axis._replace(taps=axis.slope), *self.axes[i + 1 :]]
+            out.append(slope)
+        return out
+
     def native(self, dtype: np.dtype[Any]) -> tuple[Any, ...]:
         """What the engine takes: sizes, spacings and taps of three axes."""
-        unit = Axis(1, 1, np.ones(1))
+        unit = _axis(1, 1.0)
         axes = [unit] * (3 - len(self.axes)) + self.axes
         return [a.size for a in axes], [a.spacing for a in axes], [a.taps.astype(dtype) for a in axes]
 
@@ -99,16 +110,22 @@ def _outer(vectors: list[Array]) -> Array:
 @lru_cache(maxsize=256)
 def _axis(size: int, sigma: float) -> Axis:
     if size == 1:
-        return Axis(1, 1, np.ones(1))
+        return Axis(1, 1, np.ones(1), np.zeros(1))
     if sigma < _DIRECT_BELOW or size <= _SHORT:
         offsets = np.arange(min(ceil(_REACH * sigma), size - 1) + 1)
-        return Axis(size, 1, np.exp(-0.5 * (offsets / sigma) ** 2))
+        return Axis(size, 1, *_gaussian(offsets, sigma))
     spacing = 2 if sigma < 6 else min(int(sigma / 3), max(2, size // 8))
-    return Axis(size, spacing, _fit_taps(spacing, sigma, size))
+    return Axis(size, spacing, *_fit_taps(spacing, sigma, size))
 
 
-def _fit_taps(spacing: int, sigma: float, size: int) -> Array:
-    """Taps with the least squared error of the whole operator against the Gaussian."""
+def _gaussian(offsets: Array, sigma: float) -> tuple[Array, Array]:
+    """The Gaussian and its derivative with respect to sigma."""
+    value = np.exp(-0.5 * (offsets / sigma) ** 2)
+    return value, value * offsets**2 / sigma**3
+
+
+def _fit_taps(spacing: int, sigma: float, size: int) -> tuple[Array, Array]:
+    """Taps with the least squared error of the whole operator against the Gaussian, and their derivative."""
     radius = min(ceil(_COARSE_REACH * sigma / spacing), (size - 1) // spacing + 1)
     phases = (np.arange(min(spacing, _PHASES)) + 0.5) / min(spacing, _PHASES)  # of the receiving pixel
     reach = min(radius + 1, size / spacing)  # no pixel is farther away
@@ -125,6 +142,6 @@ def _fit_taps(spacing: int, sigma: float, size: int) -> Array:
             for there, other in ((0, 1 - f), (1, f)):
                 np.add.at(coefficients, (index, np.abs(node + there - here)), weight * other)
         rows.append(coefficients[:, : radius + 1])
-        targets.append(np.exp(-0.5 * (offsets * spacing / sigma) ** 2))
-    taps: Array = np.linalg.lstsq(np.concatenate(rows), np.concatenate(targets), rcond=None)[0]
-    return taps
+        targets.append(np.stack(_gaussian(offsets * spacing, sigma), axis=1))
+    taps, slope = np.linalg.lstsq(np.concatenate(rows), np.concatenate(targets), rcond=None)[0].T.copy()
+    return taps, slope
