@@ -21,6 +21,7 @@ from densecrf.numerics import METHODS
 from densecrf.spatial import Grid
 
 INDEX_ARRAYS = 5  # simplex, simplex_vertices, chains, chain_starts, number of vertices
+MAX_DIMS = _native.MAX_DIMS
 
 # The filtered values of all iterations are kept for the backward pass while they are at most so many times the
 # logits; beyond (dense lattices, fine grids) Q is kept now and then and the values between are computed again.
@@ -400,8 +401,7 @@ class _BackwardRun:
         self.inner = any(f[1] or f[3] or f[4] for f in flags)  # gradients that want the values of Q_t itself
         self.probes = kernels.probes([f[2] for f in flags])
         self.wanted = [
-            ((2 if c.ndim == 2 else 1) if f[0] else 0, f[1], f[3], f[4])
-            for c, f in zip(couplings, flags, strict=True)
+            ((2 if c.ndim == 2 else 1) if f[0] else 0, f[1], f[3], f[4]) for c, f in zip(couplings, flags, strict=True)
         ]
         for coupling, grid, f in zip(couplings, kernels.grids, flags, strict=True):
             axes = len(grid.axes) if grid is not None and f[2] else 0

@@ -1,0 +1,16 @@
+"""Trainable dense CRF layers for PyTorch, differentiable in everything: scores, weights, bandwidths, features.
+
+>>> import densecrf.nn                                                          # doctest: +SKIP
+>>> crf = densecrf.nn.DenseCRF(num_labels=21)
+>>> logits = crf(backbone(image), image)            # float [B, 21, H, W], image [B, 3, H, W] in 0 ... 255
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("densecrf.nn needs PyTorch: pip install 'densecrf[torch]'") from error
+
+from densecrf.nn import functional
+from densecrf.nn.layers import CRFasRNN, DenseCRF, Features, LatticeFilter
+
+__all__ = ["CRFasRNN", "DenseCRF", "Features", "LatticeFilter", "functional"]

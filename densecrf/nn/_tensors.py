@@ -1,0 +1,106 @@
+"""Tensors that people pass in, checked and brought into the operators' layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_COMPUTE = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
+
+
+def compute_dtype(name: str, tensor: Tensor) -> torch.dtype:
+    """The dtype that a tensor is computed in."""
+    if tensor.dtype not in _COMPUTE:
+        raise TypeError(f"{name}: must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+    return _COMPUTE[tensor.dtype]
+
+
+def values(name: str, tensor: Any) -> tuple[Tensor, tuple[int, ...]]:
+    """Values as ``[B, C, n]`` in the dtype to compute in, and the spatial shape."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: must be a torch tensor, got {type(tensor).__name__}")
+    dtype = compute_dtype(name, tensor)
+    if not 3 <= tensor.ndim <= 5:
+        raise ValueError(f"{name}: must have shape [B, C, *spatial] with 1 to 3 axes, got {list(tensor.shape)}")
+    if tensor.numel() == 0:
+        raise ValueError(f"{name}: must not be empty, got shape {list(tensor.shape)}")
+    return tensor.flatten(2).to(dtype).contiguous(), tuple(tensor.shape[2:])
+
+
+def mask(given: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Mask as ones and zeros ``[B, n]`` in the dtype of ``like [B, C, n]``."""
+    if given is None:
+        return None
+    batch = like.shape[0]
+    if given.dtype != torch.bool:
+        raise TypeError(f"mask: must be bool, got {given.dtype}")
+    if tuple(given.shape) not in ((batch, *shape), (batch, 1, *shape)):
+        raise ValueError(f"mask: must have shape {[batch, *shape]}, got {list(given.shape)}")
+    same_device("mask", given, like)
+    return given.reshape(batch, -1).to(like.dtype)
+
+
+def gathered(points: Tensor, taking_part: Tensor) -> Tensor:
+    """Points ``[B, n, d]`` of which those without a part stand where one of their image's others does.
+
+    So they add no vertices to the lattice; what they hold (NaN too) does not matter.
+    """
+    first = taking_part.argmax(dim=1).view(-1, 1, 1).expand(-1, 1, points.shape[2])
+    return torch.where(taking_part.unsqueeze(2) > 0, points, points.gather(1, first))
+
+
+def same_device(name: str, tensor: Tensor, like: Tensor) -> None:
+    """Refuse tensors on two devices."""
+    if tensor.device != like.device:
+        raise ValueError(f"{name}: must be on the device of the others, {like.device}, got {tensor.device}")
+
+
+def check_term(term_shape: tuple[int, ...], norm: Tensor, found: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a term that was built for other images than values ``[B, C, n]``."""
+    if tuple(term_shape) != shape:
+        raise ValueError(f"terms: must be of the values' spatial shape {list(shape)}, got {list(term_shape)}")
+    if norm.numel():
+        if norm.shape[0] != found.shape[0]:
+            raise ValueError(f"terms: must be of {found.shape[0]} images, like the values, got {norm.shape[0]}")
+        same_device("terms", norm, found)
+
+
+def positions(sigma: Tensor, shape: Sequence[int]) -> Tensor:
+    """Positions over bandwidths, ``[axes, *shape]``, last axis first: x, y, z."""
+    out = []
+    for axis in reversed(range(len(shape))):
+        line = torch.arange(shape[axis], device=sigma.device, dtype=sigma.dtype) / sigma[axis]
+        out.append(line.view([-1 if a == axis else 1 for a in range(len(shape))]).expand(*shape))
+    return torch.stack(out)
+
+
+def image(given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Image ``[B, C, *spatial]`` of the logits' size, in the dtype to compute in."""
+    if not isinstance(given, Tensor):
+        raise TypeError(f"image: must be a torch tensor, got {type(given).__name__}")
+    if given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"image: must be of real numbers, got {given.dtype}")
+    rule = f"[{logits.shape[0]}, C, {', '.join(map(str, logits.shape[2:]))}]"
+    if given.ndim != logits.ndim or given.shape[0] != logits.shape[0]:
+        raise ValueError(f"image: must have shape {rule} to go with the logits, got {list(given.shape)}")
+    if given.shape[2:] != logits.shape[2:]:
+        raise ValueError(
+            f"image: must have shape {rule} to go with the logits, got {list(given.shape)}; bring both to one size, "
+            "as with torch.nn.functional.interpolate(logits, image.shape[2:], mode='bilinear')"
+        )
+    same_device("image", given, logits)
+    return given.to(dtype)
+
+
+def size(shape: Sequence[int]) -> int:
+    """Number of points."""
+    return prod(shape)
