@@ -112,7 +112,7 @@ def _axis(size: int, sigma: float) -> Axis:
     if size == 1:
         return Axis(1, 1, np.ones(1), np.zeros(1))
     if sigma < _DIRECT_BELOW or size <= _SHORT:
-        offsets = np.arange(min(ceil(_REACH * sigma), size - 1) + 1)
+        offsets = np.arange(min(ceil(_REACH * sigma), size - 1) + 1.0)
         return Axis(size, 1, *_gaussian(offsets, sigma))
     spacing = 2 if sigma < 6 else min(int(sigma / 3), max(2, size // 8))
     return Axis(size, spacing, *_fit_taps(spacing, sigma, size))

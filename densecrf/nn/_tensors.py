@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -89,18 +88,14 @@ def image(given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor:
         raise TypeError(f"image: must be a torch tensor, got {type(given).__name__}")
     if given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"image: must be of real numbers, got {given.dtype}")
-    rule = f"[{logits.shape[0]}, C, {', '.join(map(str, logits.shape[2:]))}]"
     if given.ndim != logits.ndim or given.shape[0] != logits.shape[0]:
-        raise ValueError(f"image: must have shape {rule} to go with the logits, got {list(given.shape)}")
+        raise ValueError(
+            f"image: must have shape [B, C, *spatial] to go with logits {list(logits.shape)}, got {list(given.shape)}"
+        )
     if given.shape[2:] != logits.shape[2:]:
         raise ValueError(
-            f"image: must have shape {rule} to go with the logits, got {list(given.shape)}; bring both to one size, "
-            "as with torch.nn.functional.interpolate(logits, image.shape[2:], mode='bilinear')"
+            f"image: must be of the logits' size {list(logits.shape[2:])}, got shape {list(given.shape)}; bring both "
+            "to one size, as with torch.nn.functional.interpolate(logits, image.shape[2:], mode='bilinear')"
         )
     same_device("image", given, logits)
     return given.to(dtype)
-
-
-def size(shape: Sequence[int]) -> int:
-    """Number of points."""
-    return prod(shape)

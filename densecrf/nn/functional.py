@@ -24,12 +24,12 @@ _SMALLEST = 1e-20  # added to the normalisation: a point without neighbours gets
 class Term(NamedTuple):
     """One pairwise kernel on one batch of images, with its normalisation: what `mean_field` takes.
 
-    A lattice (weights and index) or the spatial Gaussian (sigma, bandwidths in pixels per axis); what it has not is
-    empty. Built by `features_term` and `spatial_term`, reused by every iteration and by the backward pass.
+    A lattice (weights and index arrays) or the spatial Gaussian (sigma, bandwidths in pixels per axis); what it has
+    not is empty. Built by `features_term` and `spatial_term`, reused by every iteration and by the backward pass.
     """
 
     weights: Tensor  # barycentric weights [B, n, d + 1]
-    index: list[Tensor]
+    arrays: list[Tensor]
     sigma: Tensor
     norm_in: Tensor  # [B, n]
     norm_out: Tensor
@@ -38,13 +38,13 @@ class Term(NamedTuple):
 
     def filter(self, values: Tensor) -> Tensor:
         """Filter ``[B, C, n]``, without the normalisation."""
-        if self.index:
-            return _ops.lattice_filter(values, self.weights, self.index, self.method, False)
+        if self.arrays:
+            return _ops.lattice_filter(values, self.weights, self.arrays, self.method, False)
         return _ops.grid_filter(values, self.sigma, list(self.shape))
 
     def normalised(self, normalization: str, mask: Tensor | None) -> Term:
         """The term with norms from D = K 1; points that the mask ``[B, n]`` leaves out neither send nor hear."""
-        empty = self.weights.new_empty(0) if self.index else self.sigma.new_empty(0)
+        empty = self.weights.new_empty(0) if self.arrays else self.sigma.new_empty(0)
         norm_in = norm_out = empty
         if mask is not None:
             norm_in = norm_out = mask
@@ -60,7 +60,7 @@ class Term(NamedTuple):
     def _sums(self, mask: Tensor | None) -> Tensor:
         if mask is not None:
             return self.filter(mask.unsqueeze(1)).squeeze(1)
-        if self.index:
+        if self.arrays:
             return self.filter(self.weights.new_ones(self.weights.shape[0], 1, self.weights.shape[1])).squeeze(1)
         return self.filter(self.sigma.new_ones(1, 1, prod(self.shape))).squeeze(1)  # the same for all images
 
@@ -160,7 +160,7 @@ def mean_field(
     if len(terms) != len(couplings):
         raise ValueError(f"couplings: must be one for each of the {len(terms)} terms, got {len(couplings)}")
     for term, coupling in zip(terms, couplings, strict=True):
-        _tensors.check_term(term.shape, term.norm_in if not term.index else term.weights[..., 0], found, shape)
+        _tensors.check_term(term.shape, term.norm_in if not term.arrays else term.weights[..., 0], found, shape)
         labels = found.shape[1]
         if coupling.shape not in ((), (labels,), (labels, labels)):
             rule = f"a number, [{labels}] or [{labels}, {labels}]"
@@ -174,7 +174,7 @@ def mean_field(
         found,
         [coupling.to(found.dtype) for coupling in couplings],
         [term.weights.to(found.dtype) for term in terms],
-        [array for term in terms for array in term.index],
+        [array for term in terms for array in term.arrays],
         [term.sigma for term in terms],
         [term.norm_in.to(found.dtype) for term in terms],
         [term.norm_out.to(found.dtype) for term in terms],
@@ -220,7 +220,7 @@ def spatial_filter(
 
 def _filtered(values: Tensor, term: Term) -> Tensor:
     found, shape = _tensors.values("values", values)
-    _tensors.check_term(term.shape, term.weights[..., 0] if term.index else term.norm_in, found, shape)
+    _tensors.check_term(term.shape, term.weights[..., 0] if term.arrays else term.norm_in, found, shape)
     inner = found * term.norm_in.unsqueeze(1) if term.norm_in.numel() else found
     out = term.filter(inner)
     out = out * term.norm_out.unsqueeze(1) if term.norm_out.numel() else out

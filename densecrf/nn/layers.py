@@ -68,6 +68,8 @@ class DenseCRF(nn.Module):
 
     """
 
+    compatibility: Tensor | None
+
     def __init__(
         self,
         num_labels: int,
@@ -246,6 +248,7 @@ class DenseCRF(nn.Module):
             )
 
     def extra_repr(self) -> str:
+        """Say how the layer is set."""
         iterations = str(self.iterations)
         if self.eval_iterations != self.iterations:
             iterations += f" (eval {self.eval_iterations})"
@@ -327,6 +330,7 @@ class CRFasRNN(nn.Module):
             return scores.to(logits.dtype)
 
     def extra_repr(self) -> str:
+        """Say how the layer is set."""
         return (
             f"num_labels={self.num_labels}, iterations={self.iterations} (eval {self.eval_iterations}), "
             f"alpha={self.alpha:g}, beta={self.beta:g}, gamma={self.gamma:g}, method={self.method!r}"
@@ -344,6 +348,8 @@ class LatticeFilter(nn.Module):
     method : "tuned" or "classic"
 
     """
+
+    log_bandwidth: Tensor | None
 
     def __init__(
         self,
@@ -377,6 +383,7 @@ class LatticeFilter(nn.Module):
             )
 
     def extra_repr(self) -> str:
+        """Say how the layer is set."""
         numbers = ", ".join(f"{b:g}" for b in self.bandwidth)
         learned = ", learned" if self.log_bandwidth is not None else ""
         return f"bandwidth={numbers}{learned}, normalization={self.normalization!r}, method={self.method!r}"
