@@ -1,4 +1,4 @@
-"""The C++ engine (csrc/python/module.cpp).
+"""The C++ engine (csrc/python/).
 
 Arrays must be C-contiguous and of the dtype named here; T is float32 in `f32` and float64 in `f64`. Errors
 are terse: `_native.speaking_of` makes sentences of them.
@@ -40,7 +40,7 @@ class _Ops(Protocol):
         threads: int,
         /,
     ) -> _Array: ...
-    def lattice_build(
+    def lattice_build(  # features: [B, N, d]
         self, features: _Array, scale: float, pad_origin: bool, bridges: bool, threads: int, /
     ) -> tuple[
         NDArray[np.int32],  # simplex
@@ -51,16 +51,21 @@ class _Ops(Protocol):
         int,  # number of vertices
     ]: ...
     def lattice_self(self, lattice: _Lattice, threads: int, /) -> _Array: ...
+    def lattice_features_grad(
+        self, features: _Array, scale: float, grad_weights: _Array, threads: int, /
+    ) -> _Array: ...
+    # values: [B, C, N]
     def filter(self, lattice: _Lattice, values: _Array, transpose: bool, threads: int, /) -> _Array: ...
+    def filter_weights_grad(self, lattice: _Lattice, values: _Array, grad: _Array, threads: int, /) -> _Array: ...
     def grid_filter(self, grid: _Grid, values: _Array, threads: int, /) -> _Array: ...
     def mean_field(
         self,
         workspace: Workspace,
-        unary: _Array,  # [L, N]
+        unary: _Array,  # [B, L, N]
         unary_sign: float,
         initial: _Array | None,
-        kernels: list[Any],  # of (lattice or None, grid or None, norm_in, norm_out, self, weight)
-        compatibility: float | _Array,
+        kernels: list[Any],  # of (lattice or None, grid or None, norm_in, norm_out, self, coupling)
+        potts: bool,  # the couplings leave out the constant of a Potts model
         iterations: int,
         damping: float,
         tolerance: float,
@@ -70,6 +75,34 @@ class _Ops(Protocol):
         progress: Callable[[int], object] | None,
         /,
     ) -> tuple[_Array, int, NDArray[np.float64] | None]: ...
+    def mean_field_states(self, logits: _Array, kernels: list[Any], /) -> int: ...
+    def mean_field_train(
+        self,
+        workspace: Workspace,
+        logits: _Array,  # [B, L, N]
+        initial: _Array | None,
+        kernels: list[Any],
+        iterations: int,
+        output: bool,
+        states: bool,
+        keep_every: int,
+        threads: int,
+        /,
+    ) -> tuple[_Array | None, _Array | None, _Array | None]: ...  # scores, states, kept Q
+    def mean_field_backward(
+        self,
+        workspace: Workspace,
+        grad: _Array,
+        logits: _Array,
+        initial: _Array | None,
+        kernels: list[Any],
+        probes: list[Any],
+        wanted: list[tuple[int, bool, bool, bool]],  # per kernel and probe: coupling, weights, norm_in, norm_out
+        iterations: int,
+        states: _Array,
+        threads: int,
+        /,
+    ) -> tuple[_Array, _Array | None, list[tuple[_Array | None, ...]]]: ...
 
 f32: _Ops
 f64: _Ops

@@ -1,21 +1,70 @@
 // What the filtered probabilities of one term add to the scores: rows += E message, E a number, a diagonal or
 // a matrix.
 #pragma once
-#include "cpu/buffer.h"
+#include "cpu/rows.h"
 #include "densecrf.h"
 
 DENSECRF_BEGIN
 
-// rows[p] += M in[p], for M given transposed and padded: [L, stride].
+// rows[p] += M in[p] for P points and the W channels from `column` on, M given transposed and padded: [L,
+// stride].  P points share each load of M, and their sums stay in registers.
+template <class T, int W, int P>
+inline void add_matrix_points(int labels, int stride, const T* transposed, int column, const T* in, T* rows) {
+  Row<T, W> sum[P];
+  for (int p = 0; p < P; ++p) sum[p] = Row<T, W>::load(rows + int64_t(p) * stride + column);
+  for (int l = 0; l < labels; ++l) {
+    const auto line = Row<T, W>::load(transposed + int64_t(l) * stride + column);
+    for (int p = 0; p < P; ++p) sum[p].add_scaled(in[int64_t(p) * stride + l], line);
+  }
+  for (int p = 0; p < P; ++p) sum[p].store(rows + int64_t(p) * stride + column);
+}
+
 template <class T>
-inline void add_matrix(int count, int labels, int stride, const T* transposed, const T* in, T* rows) {
-  for (int p = 0; p < count; ++p) {
-    for (int l = 0; l < labels; ++l) {
-      const T f = in[int64_t(p) * stride + l];
-      const T* column = transposed + int64_t(l) * stride;
-      T* row = rows + int64_t(p) * stride;
-      for (int c = 0; c < stride; ++c) row[c] += f * column[c];
-    }
+[[gnu::noinline]] inline void add_matrix(int count, const SlabPlan& plan, int labels, const T* transposed,
+                                         const T* in, T* rows) {
+  constexpr int kTogether = 4;
+  const int stride = plan.stride();
+  for (int s = 0; s < plan.slabs(); ++s) {
+    for_width(plan.width(s), [&](auto w) {
+      constexpr int W = decltype(w)::value;
+      const int column = plan.column(s);
+      int64_t p = 0;
+      for (; p + kTogether <= count; p += kTogether)
+        add_matrix_points<T, W, kTogether>(labels, stride, transposed, column, in + p * stride,
+                                           rows + p * stride);
+      for (; p < count; ++p)
+        add_matrix_points<T, W, 1>(labels, stride, transposed, column, in + p * stride, rows + p * stride);
+    });
+  }
+}
+
+// sums[l] += sum over the points of v[p, l] q[p], l = 0 ... P - 1, for the W channels from `column` on.
+template <class T, int W, int P>
+inline void add_outer_lines(int count, int stride, int column, const T* v, const T* q, T* sums) {
+  Row<T, W> sum[P];
+  for (int l = 0; l < P; ++l) sum[l] = Row<T, W>::zero();
+  for (int64_t p = 0; p < count; ++p) {
+    const auto row = Row<T, W>::load(q + p * stride + column);
+    for (int l = 0; l < P; ++l) sum[l].add_scaled(v[p * stride + l], row);
+  }
+  for (int l = 0; l < P; ++l) sum[l].store(sums + int64_t(l) * stride + column);
+}
+
+// sums = sum over the points of v q^T: [L, stride].
+template <class T>
+[[gnu::noinline]] inline void outer_product(int count, const SlabPlan& plan, int labels, const T* v,
+                                            const T* q, T* sums) {
+  constexpr int kTogether = 4;
+  const int stride = plan.stride();
+  for (int s = 0; s < plan.slabs(); ++s) {
+    for_width(plan.width(s), [&](auto w) {
+      constexpr int W = decltype(w)::value;
+      int64_t l = 0;
+      for (; l + kTogether <= labels; l += kTogether)
+        add_outer_lines<T, W, kTogether>(count, stride, plan.column(s), v + l, q, sums + l * stride);
+      for (; l < labels; ++l)
+        add_outer_lines<T, W, 1>(count, stride, plan.column(s), v + l, q, sums + l * stride);
+    });
   }
 }
 
@@ -24,10 +73,13 @@ template <class T>
 class Coupling {
  public:
   // transposable: apply_transposed() will be called, too.
-  void layout(const KernelView<T>& kernel, int labels, int stride, Arena* arena, bool transposable = false) {
+  void layout(const KernelView<T>& kernel, int labels, const SlabPlan& plan, Arena* arena,
+              bool transposable = false) {
     kind_ = kernel.coupling_kind;
     labels_ = labels;
-    stride_ = stride;
+    plan_ = plan;
+    stride_ = plan.stride();
+    const int stride = stride_;
     scalar_ = kernel.coupling;
     given_ = kernel.couplings;
     const int64_t size = kind_ == Weight::kScalar   ? 0
@@ -55,7 +107,7 @@ class Coupling {
 
  private:
   void add(int count, const T* matrix, const T* in, T* rows) const {
-    if (kind_ == Weight::kMatrix) return add_matrix(count, labels_, stride_, matrix, in, rows);
+    if (kind_ == Weight::kMatrix) return add_matrix(count, plan_, labels_, matrix, in, rows);
     for (int p = 0; p < count; ++p, in += stride_, rows += stride_) {
       if (kind_ == Weight::kVector)
         for (int c = 0; c < stride_; ++c) rows[c] += values_[c] * in[c];
@@ -65,6 +117,7 @@ class Coupling {
   }
 
   Weight kind_ = Weight::kScalar;
+  SlabPlan plan_ = SlabPlan(0);
   int labels_ = 0, stride_ = 0;
   T scalar_ = 0;
   const T* given_ = nullptr;

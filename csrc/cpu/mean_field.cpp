@@ -51,7 +51,7 @@ class MeanField {
     T* states = r_.states;
     for (int k = 0; k < r_.num_kernels; ++k) {
       const KernelView<T>& view = r_.kernels[k];
-      terms_[k].coupling.layout(view, r_.labels, stride_, arena);
+      terms_[k].coupling.layout(view, r_.labels, plan_, arena);
       terms_[k].layout(view, plan_, r_.threads, arena,
                        states ? Rounds<T>{states, step, r_.iterations} : Rounds<T>{});
       if (states) states += Term<T>::values(view, plan_);

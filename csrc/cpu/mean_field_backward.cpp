@@ -48,6 +48,7 @@ class Backward {
     for (int t = 0; t < r_.threads; ++t) {
       scratch_[t] = arena->template take<T>(kScratch * kChunk * stride_);
       outer_[t] = arena->template take<double>(outer_at(all_));
+      partial_[t] = arena->template take<T>(int64_t(stride_) * (any_matrix() ? r_.labels : 1));
       dots_[t] = arena->template take<T>(int64_t(kChunk) * (most_dims_ + 1));
     }
   }
@@ -66,7 +67,7 @@ class Backward {
     KernelView<T> view = probe ? request_.probes[k - kernels_] : r_.kernels[k];
     const TermGradient<T>& wanted = request_.gradients[k];
     if (!probe) {
-      forward_[k].coupling.layout(view, r_.labels, stride_, arena, true);
+      forward_[k].coupling.layout(view, r_.labels, plan_, arena, true);
       const Rounds<T> kept{*states, step, r_.iterations};
       forward_[k].layout_to_read(view, plan_, r_.threads, arena, kept);
       present_[k].layout_to_read(view, plan_, r_.threads, arena, kept);
@@ -203,28 +204,31 @@ class Backward {
       }
       T* v = scratch(thread, kMessage);
       backward_[k].slice(thread, first, count, round(t), T(1), scratch(thread, kZeros), v);
-      if (outer) outer_product(thread, k, count, v, q);
+      if (outer) add_couplings(thread, k, count, v, q);
       if (k < kernels_) forward_[k].coupling.apply_transposed(count, v, g);
     }
   }
 
   // Sum over the chunk's points of v q^T, or of its diagonal.
-  void outer_product(int thread, int k, int count, const T* v, const T* q) const {
+  void add_couplings(int thread, int k, int count, const T* v, const T* q) const {
     double* out = outer_[thread] + outer_at(k);
-    T* sum = scratch(thread, kMixed);
-    const bool matrix = request_.gradients[k].coupling_kind == Weight::kMatrix;
-    for (int l = 0; l < (matrix ? r_.labels : 1); ++l, out += stride_) {
-      for (int c = 0; c < stride_; ++c) sum[c] = 0;
-      for (int p = 0; p < count; ++p) {
-        const T* v_row = v + int64_t(p) * stride_;
-        const T* q_row = q + int64_t(p) * stride_;
-        if (matrix)
-          for (int c = 0; c < stride_; ++c) sum[c] += v_row[l] * q_row[c];
-        else
-          for (int c = 0; c < stride_; ++c) sum[c] += v_row[c] * q_row[c];
+    T* sums = partial_[thread];
+    int64_t size = stride_;
+    if (request_.gradients[k].coupling_kind == Weight::kMatrix) {
+      size *= r_.labels;
+      outer_product(count, plan_, r_.labels, v, q, sums);
+    } else {
+      for (int c = 0; c < stride_; ++c) sums[c] = 0;
+      for (int p = 0; p < count; ++p, v += stride_, q += stride_) {
+        for (int c = 0; c < stride_; ++c) sums[c] += v[c] * q[c];
       }
-      for (int c = 0; c < stride_; ++c) out[c] += sum[c];
     }
+    for (int64_t i = 0; i < size; ++i) out[i] += sums[i];
+  }
+  bool any_matrix() const {
+    bool any = false;
+    for (int k = 0; k < all_; ++k) any = any || request_.gradients[k].coupling_kind == Weight::kMatrix;
+    return any;
   }
   // Where term k's sums begin, and the length of all of them for k = all_.
   int64_t outer_at(int k) const {
@@ -274,11 +278,8 @@ class Backward {
     if (!term.view.lattice) {
       T* sliced = scratch(thread, kMessage);
       term.slice_without_norm(thread, first, count, scratch(thread, kZeros), sliced);
-      for (int p = 0; p < count && grad_norm; ++p) {
-        T sum = 0;
-        for (int c = 0; c < stride_; ++c) sum += rows[p * stride_ + c] * sliced[p * stride_ + c];
-        grad_norm[first + p] += sum;
-      }
+      for (int p = 0; p < count && grad_norm; ++p)
+        grad_norm[first + p] += dot(rows + p * stride_, sliced + p * stride_);
       return;
     }
     const LatticeView<T>& lattice = *term.view.lattice;
@@ -301,10 +302,22 @@ class Backward {
   // g <- q (g - q . g)
   void softmax_backward(int count, const T* q, T* g) const {
     for (int p = 0; p < count; ++p, q += stride_, g += stride_) {
-      T mean = 0;
-      for (int c = 0; c < stride_; ++c) mean += q[c] * g[c];
+      const T mean = dot(q, g);
       for (int c = 0; c < stride_; ++c) g[c] = q[c] * (g[c] - mean);
     }
+  }
+
+  // Product of two rows.
+  T dot(const T* a, const T* b) const {
+    T sum = 0;
+    for (int s = 0; s < plan_.slabs(); ++s) {
+      for_width(plan_.width(s), [&](auto w) {
+        auto product = Row<T, decltype(w)::value>::load(a + plan_.column(s));
+        product.multiply(Row<T, decltype(w)::value>::load(b + plan_.column(s)));
+        sum += total(product);
+      });
+    }
+    return sum;
   }
 
   // g_t goes into the sum and on to the next step back.
@@ -346,6 +359,7 @@ class Backward {
   T* sum_ = nullptr;            // [N, stride] of all g
   T* grad_ = nullptr;           // [N, stride] the last g, where keeps_grad_
   double* outer_[kMaxThreads];  // the couplings' gradients, thread by thread
+  T* partial_[kMaxThreads];     // a chunk's part of them
   T* scratch_[kMaxThreads];
   T* dots_[kMaxThreads];
   bool finite_[kMaxThreads];
