@@ -80,7 +80,7 @@ def lattice_build(features: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor
     """Build the lattice of features ``[B, n, d]``; returns the weights ``[B, n, d + 1]``, then the index arrays."""
     images, points, dims = features.shape
     how = METHODS[method](dims, points)
-    with _native.speaking_of("features"):
+    with _native.speaking_of("image or features"):
         simplex, weights, simplex_vertices, chains, chain_starts, vertices = _native_ops(features).lattice_build(
             _array(features), how.scale, how.pad_origin, how.bridges, _threads()
         )

@@ -11,6 +11,7 @@ except ImportError as error:
     raise ImportError("densecrf.nn needs PyTorch: pip install 'densecrf[torch]'") from error
 
 from densecrf.nn import functional
-from densecrf.nn.layers import CRFasRNN, DenseCRF, Features, LatticeFilter
+from densecrf.nn.layers import CRFasRNN, DenseCRF, LatticeFilter
+from densecrf.nn.terms import Features
 
 __all__ = ["CRFasRNN", "DenseCRF", "Features", "LatticeFilter", "functional"]

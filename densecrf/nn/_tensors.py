@@ -23,10 +23,26 @@ def compute_dtype(name: str, tensor: Tensor) -> torch.dtype:
     return _COMPUTE[tensor.dtype]
 
 
-def values(name: str, tensor: Any) -> tuple[Tensor, tuple[int, ...]]:
-    """Values as ``[B, C, n]`` in the dtype to compute in, and the spatial shape."""
+def device(name: str, tensor: Any) -> torch.device:
+    """The device of what must be a tensor."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: must be a torch tensor, got {type(tensor).__name__}")
+    return tensor.device
+
+
+def scores(logits: Tensor) -> Tensor:
+    """Logits ``[B, L, *spatial]`` in the dtype to compute in."""
+    dtype = compute_dtype("logits", logits)
+    if not 3 <= logits.ndim <= 5:
+        raise ValueError(f"logits: must have shape [B, L, *spatial] with 1 to 3 axes, got {list(logits.shape)}")
+    if logits.numel() == 0:
+        raise ValueError(f"logits: must not be empty, got shape {list(logits.shape)}")
+    return logits.to(dtype)
+
+
+def values(name: str, tensor: Any) -> tuple[Tensor, tuple[int, ...]]:
+    """Values as ``[B, C, n]`` in the dtype to compute in, and the spatial shape."""
+    device(name, tensor)
     dtype = compute_dtype(name, tensor)
     if not 3 <= tensor.ndim <= 5:
         raise ValueError(f"{name}: must have shape [B, C, *spatial] with 1 to 3 axes, got {list(tensor.shape)}")
@@ -82,20 +98,19 @@ def positions(sigma: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.stack(out)
 
 
-def image(given: Any, logits: Tensor, dtype: torch.dtype) -> Tensor:
-    """Image ``[B, C, *spatial]`` of the logits' size, in the dtype to compute in."""
-    if not isinstance(given, Tensor):
-        raise TypeError(f"image: must be a torch tensor, got {type(given).__name__}")
+def image(name: str, given: Any, logits: Tensor) -> Tensor:
+    """Image or features ``[B, C, *spatial]`` that go with logits, in their dtype."""
+    device(name, given)
     if given.is_complex() or given.dtype == torch.bool:
-        raise TypeError(f"image: must be of real numbers, got {given.dtype}")
-    if given.ndim != logits.ndim or given.shape[0] != logits.shape[0]:
+        raise TypeError(f"{name}: must be of real numbers, got {given.dtype}")
+    if given.ndim != logits.ndim or given.shape[0] != logits.shape[0] or given.shape[1] == 0:
         raise ValueError(
-            f"image: must have shape [B, C, *spatial] to go with logits {list(logits.shape)}, got {list(given.shape)}"
+            f"{name}: must have shape [B, C, *spatial] to go with logits {list(logits.shape)}, got {list(given.shape)}"
         )
     if given.shape[2:] != logits.shape[2:]:
         raise ValueError(
-            f"image: must be of the logits' size {list(logits.shape[2:])}, got shape {list(given.shape)}; bring both "
+            f"{name}: must be of the logits' size {list(logits.shape[2:])}, got shape {list(given.shape)}; bring both "
             "to one size, as with torch.nn.functional.interpolate(logits, image.shape[2:], mode='bilinear')"
         )
-    same_device("image", given, logits)
-    return given.to(dtype)
+    same_device(name, given, logits)
+    return given.to(logits.dtype)

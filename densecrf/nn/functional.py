@@ -8,128 +8,128 @@ every normalisation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from densecrf import _checks, _ops
+from densecrf import _checks, _inputs, _ops, presets
+from densecrf.kernels import Bilateral, Gaussian, Kernel
 from densecrf.nn import _tensors
+from densecrf.nn.terms import Term, TermBuilder, features_term, spatial_term
 
-_SMALLEST = 1e-20  # added to the normalisation: a point without neighbours gets no message
-
-
-class Term(NamedTuple):
-    """One pairwise kernel on one batch of images, with its normalisation: what `mean_field` takes.
-
-    A lattice (weights and index arrays) or the spatial Gaussian (sigma, bandwidths in pixels per axis); what it has
-    not is empty. Built by `features_term` and `spatial_term`, reused by every iteration and by the backward pass.
-    """
-
-    weights: Tensor  # barycentric weights [B, n, d + 1]
-    arrays: list[Tensor]
-    sigma: Tensor
-    norm_in: Tensor  # [B, n]
-    norm_out: Tensor
-    shape: tuple[int, ...]
-    method: str
-
-    def filter(self, values: Tensor) -> Tensor:
-        """Filter ``[B, C, n]``, without the normalisation."""
-        if self.arrays:
-            return _ops.lattice_filter(values, self.weights, self.arrays, self.method, False)
-        return _ops.grid_filter(values, self.sigma, list(self.shape))
-
-    def normalised(self, normalization: str, mask: Tensor | None) -> Term:
-        """The term with norms from D = K 1; points that the mask ``[B, n]`` leaves out neither send nor hear."""
-        empty = self.weights.new_empty(0) if self.arrays else self.sigma.new_empty(0)
-        norm_in = norm_out = empty
-        if mask is not None:
-            norm_in = norm_out = mask
-        if normalization != "none":
-            inverse = 1 / (self._sums(mask).clamp(min=0) + _SMALLEST)
-            if normalization == "symmetric":
-                inverse = inverse.sqrt()
-            inverse = inverse if mask is None else inverse * mask
-            norm_in = norm_in if normalization == "after" else inverse
-            norm_out = norm_out if normalization == "before" else inverse
-        return self._replace(norm_in=norm_in, norm_out=norm_out)
-
-    def _sums(self, mask: Tensor | None) -> Tensor:
-        if mask is not None:
-            return self.filter(mask.unsqueeze(1)).squeeze(1)
-        if self.arrays:
-            return self.filter(self.weights.new_ones(self.weights.shape[0], 1, self.weights.shape[1])).squeeze(1)
-        return self.filter(self.sigma.new_ones(1, 1, prod(self.shape))).squeeze(1)  # the same for all images
+__all__ = [
+    "Term",
+    "coupling",
+    "crf_as_rnn",
+    "dense_crf",
+    "features_term",
+    "lattice_filter",
+    "mean_field",
+    "spatial_filter",
+    "spatial_term",
+]
 
 
-def features_term(
-    features: Tensor, *, method: str = "tuned", normalization: str = "symmetric", mask: Tensor | None = None
-) -> Term:
-    """A Gaussian kernel on any features, already divided by their bandwidths.
+def dense_crf(
+    logits: Tensor,
+    image: Tensor | None = None,
+    *,
+    kernels: Sequence[Kernel] | None = None,
+    weights: Sequence[Tensor] | None = None,
+    bandwidths: Sequence[Mapping[str, Tensor]] | None = None,
+    compatibility: Tensor | None = None,
+    features: Tensor | Sequence[Tensor] | None = None,
+    mask: Tensor | None = None,
+    iterations: int = 5,
+    normalization: str = "symmetric",
+    method: str = "tuned",
+    spacing: float | Sequence[float] | None = None,
+    recompute: bool | None = None,
+) -> Tensor:
+    """Refine a network's scores; what `densecrf.nn.DenseCRF` computes with its parameters.
 
     Parameters
     ----------
-    features : ``[B, d, *spatial]``, float, d up to 64
-    method : "tuned" or "classic", as in `densecrf.Lattice`
+    logits : ``[B, L, *spatial]``, before the softmax; one to three spatial axes
+    image : ``[B, C, *spatial]``, in the units of the bandwidths (0 to 255 for srgb=4): not normalised
+    kernels : list of `densecrf.Gaussian`, `densecrf.Bilateral` and `densecrf.nn.Features`; None:
+        ``densecrf.presets.DEFAULT.kernels``
+    weights : one tensor for each kernel, a number, ``[L]`` or ``[L, L]``; None: the kernels' own
+    bandwidths : for each kernel tensors that take the place of its own, by name: {"sxy": ..., "srgb": ...}
+    compatibility : None for Potts, the diagonal ``[L]`` of the cost matrix (-1: Potts) or the matrix ``[L, L]``
+    features : ``[B, d, *spatial]``, for a `Features` kernel; a list for several of them
+    mask : bool ``[B, *spatial]``; False: the pixel takes no part and keeps its own scores
+    iterations, recompute : as in `mean_field`
     normalization : "symmetric", "after", "before" or "none"
-    mask : bool ``[B, *spatial]``; False: the point takes no part
+    method : "tuned" or "classic"
+    spacing : size of a pixel along each axis, in the units of sxy
+
+    Returns
+    -------
+    Tensor
+        scores ``[B, L, *spatial]``, in the logits' dtype; their softmax is Q
 
     Raises
     ------
     ValueError, TypeError
-        Wrong rank, size, dtype or name; NaN or inf.
+        An argument breaks its rule; NaN or inf.
 
     """
-    _checks.choice("method", method, ("tuned", "classic"))
     _checks.choice("normalization", normalization, _checks.NORMALIZATIONS)
-    found, shape = _tensors.values("features", features)
-    if not 1 <= found.shape[1] <= _ops.MAX_DIMS:
-        raise ValueError(f"features: must have 1 to {_ops.MAX_DIMS} dimensions, got {found.shape[1]}")
-    taking_part = _tensors.mask(mask, found, shape)
-    points = found.transpose(1, 2)
-    if taking_part is not None:
-        points = _tensors.gathered(points, taking_part)
-    weights, *index = _ops.lattice_build(points.contiguous(), method)
-    none = weights.new_empty(0)
-    term = Term(weights, index, none, none, none, shape, method)
-    return term.normalised(normalization, taking_part)
+    chosen = _inputs.kernels(presets.DEFAULT.kernels if kernels is None else kernels)
+    with torch.autocast(device_type=_tensors.device("logits", logits).type, enabled=False):
+        scores = _tensors.scores(logits)
+        builder = TermBuilder(scores, image, _listed(features), mask, normalization, method, spacing)
+        terms = builder.terms(chosen, [{}] * len(chosen) if bandwidths is None else bandwidths)
+        if weights is None:
+            weights = [_own_weight(kernel, scores) for kernel in chosen]
+        couplings = [coupling(compatibility, weight) for weight in weights]
+        return mean_field(scores, terms, couplings, iterations=iterations, recompute=recompute).to(logits.dtype)
 
 
-def spatial_term(
-    sigma: Tensor,
-    shape: Sequence[int],
+def crf_as_rnn(
+    logits: Tensor,
+    image: Tensor,
+    spatial_weights: Tensor,
+    bilateral_weights: Tensor,
+    compatibility: Tensor,
     *,
-    batch: int = 1,
-    method: str = "tuned",
-    normalization: str = "symmetric",
+    alpha: float = 160.0,
+    beta: float = 3.0,
+    gamma: float = 3.0,
     mask: Tensor | None = None,
-) -> Term:
-    """The Gaussian kernel on positions.
+    iterations: int = 5,
+    method: str = "classic",
+    recompute: bool | None = None,
+) -> Tensor:
+    """CRF-as-RNN (Zheng et al. 2015): ``z = logits + C (W_s K_s Q + W_b K_b Q)``, K normalised "after".
 
-    Parameters
-    ----------
-    sigma : bandwidth in pixels, one per axis of `shape`; float, with or without gradient
-    shape : spatial shape, one to three axes
-    batch : number of images B
-    method : "tuned" filters on a grid, near to the true Gaussian; "classic" on the lattice
-    normalization, mask : as in `features_term`
-
+    Matrices are ``[L, L]``; the compatibility is added, as in crfasrnn_pytorch. The rest is as in `dense_crf` and
+    `densecrf.nn.CRFasRNN`.
     """
-    _checks.choice("method", method, ("tuned", "classic"))
-    _checks.choice("normalization", normalization, _checks.NORMALIZATIONS)
-    if sigma.shape != (len(shape),):
-        raise ValueError(f"sigma: must have one bandwidth for each of the {len(shape)} axes, got {list(sigma.shape)}")
-    if method == "classic":
-        features = _tensors.positions(sigma, shape).unsqueeze(0).expand(batch, -1, *shape)
-        return features_term(features, method=method, normalization=normalization, mask=mask)
-    taking_part = None if mask is None else _tensors.mask(mask, sigma.new_empty(batch, 1, prod(shape)), tuple(shape))
-    none = sigma.new_empty(0)
-    term = Term(none, [], sigma, none, none, tuple(shape), method).normalised(normalization, taking_part)
-    norms = [norm.expand(batch, -1) if norm.numel() else norm for norm in (term.norm_in, term.norm_out)]
-    return term._replace(norm_in=norms[0], norm_out=norms[1])
+    return dense_crf(
+        logits,
+        image,
+        kernels=[Gaussian(sxy=gamma), Bilateral(sxy=alpha, srgb=beta)],
+        weights=[spatial_weights, bilateral_weights],
+        compatibility=-compatibility,
+        mask=mask,
+        iterations=iterations,
+        normalization="after",
+        method=method,
+        recompute=recompute,
+    )
+
+
+def _listed(features: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
+    if features is None:
+        return []
+    return [features] if isinstance(features, Tensor) else list(features)
+
+
+def _own_weight(kernel: Kernel, scores: Tensor) -> Tensor:
+    return torch.as_tensor(_checks.weight("weight", kernel.weight, scores.shape[1]), dtype=scores.dtype)
 
 
 def mean_field(

@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from densecrf import _checks, _inputs, presets
-from densecrf.kernels import Bandwidth, Bilateral, Custom, Gaussian, Kernel
+from densecrf.kernels import Bandwidth, Bilateral, Kernel
 from densecrf.nn import _tensors, functional
+from densecrf.nn.terms import bandwidths_of
 
 FORMS = ("scalar", "label", "matrix")
 COMPATIBILITIES = ("potts", "vector", "matrix")
 OUTPUTS = ("logits", "probs", "log_probs")
-
-
-@dataclass(frozen=True, eq=False)
-class Features(Kernel):
-    """Pixels agree whose features are similar: a kernel of `DenseCRF` on what ``forward(features=...)`` brings.
-
-    Parameters
-    ----------
-    bandwidth : of the features; one number, or one per dimension
-    weight : number to begin with
-    normalization : "symmetric", "after", "before", "none", or None for that of the layer
-
-    """
-
-    bandwidth: Bandwidth = 1.0
-    weight: Any = 1.0
-    normalization: str | None = None
-
-    def __post_init__(self) -> None:
-        self._check(self.weight, self.normalization, bandwidth=self.bandwidth)
 
 
 class DenseCRF(nn.Module):
@@ -104,10 +84,8 @@ class DenseCRF(nn.Module):
         self._looked_at_units = False
         labels = max(self.num_labels, 2)
         for k, kernel in enumerate(self.kernels):
-            if isinstance(kernel, Custom):
-                raise TypeError("kernels: must be Gaussian, Bilateral or Features (whose features go to forward)")
             self.register_parameter(f"weight_{k}", nn.Parameter(_weight(kernel.weight, weights, labels)))
-            for name, value in _bandwidths(kernel).items():
+            for name, value in bandwidths_of(kernel).items():
                 logs = torch.tensor(value, dtype=torch.float64).log().float()
                 self.register_parameter(f"log_{name}_{k}", nn.Parameter(logs) if learn_bandwidths else None)
         start = {"potts": None, "vector": -torch.ones(labels), "matrix": -torch.eye(labels)}[compatibility]
@@ -141,88 +119,33 @@ class DenseCRF(nn.Module):
             An argument breaks its rule; NaN or inf.
 
         """
-        iterations = self.iterations if self.training else self.eval_iterations
-        with torch.autocast(device_type=logits.device.type, enabled=False):
-            scores = self._scores(logits, image, features, mask, iterations)
-            return self._finished(scores).to(logits.dtype)
-
-    def _scores(
-        self,
-        logits: Tensor,
-        image: Tensor | None,
-        features: Tensor | Sequence[Tensor] | None,
-        mask: Tensor | None,
-        iterations: int,
-    ) -> Tensor:
-        dtype = _tensors.compute_dtype("logits", logits)
-        if not 3 <= logits.ndim <= 5:
-            raise ValueError(f"logits: must have shape [B, L, *spatial] with 1 to 3 axes, got {list(logits.shape)}")
-        if logits.shape[1] != self.num_labels:
+        _tensors.device("logits", logits)
+        if logits.ndim > 1 and logits.shape[1] != self.num_labels:
             raise ValueError(f"logits: must have {self.num_labels} labels, got shape {list(logits.shape)}")
-        scores = logits.to(dtype)
-        if self.num_labels == 1:
-            scores = torch.cat([torch.zeros_like(scores), scores], dim=1)
-        pixels = None if image is None else _tensors.image(image, logits, dtype)
         self._warn_of_units(image)
-        terms = self._terms(scores, pixels, _listed(features), mask)
-        couplings = [self._coupling(k).to(dtype) for k in range(len(self.kernels))]
-        return functional.mean_field(scores, terms, couplings, iterations=iterations, recompute=self.recompute)
+        scores = _tensors.scores(logits)  # in the dtype to compute in
+        refined = functional.dense_crf(
+            torch.cat([torch.zeros_like(scores), scores], dim=1) if self.num_labels == 1 else scores,
+            image,
+            kernels=self.kernels,
+            weights=[getattr(self, f"weight_{k}") for k in range(len(self.kernels))],
+            bandwidths=[self._bandwidths(k) for k in range(len(self.kernels))],
+            compatibility=self.compatibility,
+            features=features,
+            mask=mask,
+            iterations=self.iterations if self.training else self.eval_iterations,
+            normalization=self.normalization,
+            method=self.method,
+            spacing=self.spacing,
+            recompute=self.recompute,
+        )
+        with torch.autocast(device_type=logits.device.type, enabled=False):
+            return self._finished(refined).to(logits.dtype)
 
-    def _terms(
-        self, scores: Tensor, pixels: Tensor | None, given: list[Tensor], mask: Tensor | None
-    ) -> list[functional.Term]:
-        wanted = sum(isinstance(kernel, Features) for kernel in self.kernels)
-        if len(given) != wanted:
-            raise ValueError(
-                f"features: must be one tensor for each of the {wanted} Features kernels, got {len(given)}"
-            )
-        left = iter(given)
-        terms = []
-        for k, kernel in enumerate(self.kernels):
-            how: dict[str, Any] = {
-                "method": self.method,
-                "normalization": kernel.normalization or self.normalization,
-                "mask": mask,
-            }
-            shape = tuple(scores.shape[2:])
-            if isinstance(kernel, Gaussian):
-                sigma = self._bandwidth(k, "sxy", len(shape), scores)
-                terms.append(functional.spatial_term(sigma, shape, batch=scores.shape[0], **how))
-            elif isinstance(kernel, Bilateral):
-                terms.append(functional.features_term(self._bilateral(k, pixels, scores), **how))
-            else:
-                features = _tensors.image(next(left), scores, scores.dtype)
-                bandwidth = self._bandwidth(k, "bandwidth", features.shape[1], scores)
-                terms.append(functional.features_term(features / _per_channel(bandwidth, features), **how))
-        return terms
-
-    def _bilateral(self, k: int, pixels: Tensor | None, scores: Tensor) -> Tensor:
-        if pixels is None:
-            raise ValueError("image: must be given for a Bilateral kernel, got None")
-        shape = tuple(scores.shape[2:])
-        places = _tensors.positions(self._bandwidth(k, "sxy", len(shape), scores), shape)
-        colours = pixels / _per_channel(self._bandwidth(k, "srgb", pixels.shape[1], scores), pixels)
-        return torch.cat([places.unsqueeze(0).expand(scores.shape[0], *places.shape), colours], dim=1)
-
-    def _bandwidth(self, k: int, name: str, count: int, like: Tensor) -> Tensor:
-        """Bandwidths of a kernel, one for each of `count` axes or channels; positions in pixels."""
-        what = "axes" if name == "sxy" else "channels"
-        learned = getattr(self, f"log_{name}_{k}")
-        if learned is None:
-            numbers = _checks.per_axis(name, _bandwidths(self.kernels[k])[name], count, what)
-            found = torch.tensor(numbers, dtype=like.dtype, device=like.device)
-        else:
-            found = learned.to(like.dtype).exp()
-            if found.shape[0] not in (1, count):
-                raise ValueError(f"{name}: must be one number or one for each of the {count} {what}")
-            found = found.expand(count)
-        if name != "sxy" or self.spacing is None:
-            return found
-        steps = _inputs.spacing(self.spacing, count)
-        return found / torch.tensor(steps, dtype=like.dtype, device=like.device)
-
-    def _coupling(self, k: int) -> Tensor:
-        return functional.coupling(self.compatibility, getattr(self, f"weight_{k}"))
+    def _bandwidths(self, k: int) -> dict[str, Tensor]:
+        """The learned bandwidths of a kernel, by name."""
+        logs = {name: getattr(self, f"log_{name}_{k}") for name in bandwidths_of(self.kernels[k])}
+        return {name: log.exp() for name, log in logs.items() if log is not None}
 
     def _finished(self, scores: Tensor) -> Tensor:
         if self.num_labels == 1:
@@ -308,26 +231,23 @@ class CRFasRNN(nn.Module):
 
     def forward(self, logits: Tensor, image: Tensor, mask: Tensor | None = None) -> Tensor:
         """Refine logits ``[B, L, H, W]`` with images ``[B, 3, H, W]`` in 0 ... 255; logits ``[B, L, H, W]`` out."""
-        iterations = self.iterations if self.training else self.eval_iterations
-        with torch.autocast(device_type=logits.device.type, enabled=False):
-            dtype = _tensors.compute_dtype("logits", logits)
-            if logits.ndim != 4 or logits.shape[1] != self.num_labels:
-                raise ValueError(f"logits: must have shape [B, {self.num_labels}, H, W], got {list(logits.shape)}")
-            pixels = _tensors.image(image, logits, dtype)
-            shape = tuple(logits.shape[2:])
-            how: dict[str, Any] = {"method": self.method, "normalization": "after", "mask": mask}
-            gamma, alpha = (torch.full((2,), s, dtype=dtype, device=logits.device) for s in (self.gamma, self.alpha))
-            places = _tensors.positions(alpha, shape).unsqueeze(0).expand(logits.shape[0], 2, *shape)
-            terms = [
-                functional.spatial_term(gamma, shape, batch=logits.shape[0], **how),
-                functional.features_term(torch.cat([places, pixels / self.beta], dim=1), **how),
-            ]
-            matrices = self.spatial_ker_weights, self.bilateral_ker_weights
-            couplings = [(self.compatibility_matrix @ matrix).to(dtype) for matrix in matrices]
-            scores = functional.mean_field(
-                logits.to(dtype), terms, couplings, iterations=iterations, recompute=self.recompute
-            )
-            return scores.to(logits.dtype)
+        _tensors.device("logits", logits)
+        if logits.ndim != 4 or logits.shape[1] != self.num_labels:
+            raise ValueError(f"logits: must have shape [B, {self.num_labels}, H, W], got {list(logits.shape)}")
+        return functional.crf_as_rnn(
+            logits,
+            image,
+            self.spatial_ker_weights,
+            self.bilateral_ker_weights,
+            self.compatibility_matrix,
+            alpha=self.alpha,
+            beta=self.beta,
+            gamma=self.gamma,
+            mask=mask,
+            iterations=self.iterations if self.training else self.eval_iterations,
+            method=self.method,
+            recompute=self.recompute,
+        )
 
     def extra_repr(self) -> str:
         """Say how the layer is set."""
@@ -368,16 +288,12 @@ class LatticeFilter(nn.Module):
 
     def forward(self, values: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Filter; the same shape and dtype out."""
-        with torch.autocast(device_type=values.device.type, enabled=False):
-            dtype = _tensors.compute_dtype("values", values)
-            points = _tensors.image(features, values, dtype)
-            if self.log_bandwidth is None:
-                bandwidth = torch.tensor(self.bandwidth, dtype=dtype, device=values.device)
-            else:
-                bandwidth = self.log_bandwidth.to(dtype).exp()
+        with torch.autocast(device_type=_tensors.device("values", values).type, enabled=False):
+            points = _tensors.image("features", features, values.to(_tensors.compute_dtype("values", values)))
+            bandwidth = points.new_tensor(self.bandwidth) if self.log_bandwidth is None else self.log_bandwidth.exp()
             if bandwidth.shape[0] not in (1, points.shape[1]):
                 raise ValueError(f"bandwidth: must be one number or one for each of the {points.shape[1]} dimensions")
-            scaled = points / _per_channel(bandwidth.expand(points.shape[1]), points)
+            scaled = points / bandwidth.to(points.dtype).view(1, -1, *[1] * (points.ndim - 2))
             return functional.lattice_filter(
                 values, scaled, method=self.method, normalization=self.normalization, mask=mask
             )
@@ -397,19 +313,3 @@ def _weight(value: Any, form: str, labels: int) -> Tensor:
     if form == "scalar" or found.ndim == 2:
         return found
     return found.expand(labels).clone() if form == "label" else torch.diag(found.expand(labels))
-
-
-def _bandwidths(kernel: Kernel) -> dict[str, tuple[float, ...]]:
-    """The bandwidths that a kernel has, by name."""
-    names = {Gaussian: ("sxy",), Bilateral: ("sxy", "srgb"), Features: ("bandwidth",)}[type(kernel)]
-    return {name: _checks.bandwidths(name, getattr(kernel, name)) for name in names}
-
-
-def _per_channel(bandwidth: Tensor, like: Tensor) -> Tensor:
-    return bandwidth.view(1, -1, *[1] * (like.ndim - 2))
-
-
-def _listed(features: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
-    if features is None:
-        return []
-    return [features] if isinstance(features, Tensor) else list(features)

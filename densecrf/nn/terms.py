@@ -1,0 +1,245 @@
+"""Pairwise kernels on a batch of images, ready to filter: what mean field takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from densecrf import _checks, _inputs, _ops
+from densecrf.kernels import Bandwidth, Bilateral, Custom, Gaussian, Kernel
+from densecrf.nn import _tensors
+
+_UNREACHED = 1e-10  # sums below this are those of points that nobody reaches, masked ones; they get no message
+
+
+class Term(NamedTuple):
+    """One pairwise kernel on one batch of images, with its normalisation: what `mean_field` takes.
+
+    A lattice (weights and index arrays) or the spatial Gaussian (sigma, bandwidths in pixels per axis); what it has
+    not is empty. Built by `features_term` and `spatial_term`, reused by every iteration and by the backward pass.
+    """
+
+    weights: Tensor  # barycentric weights [B, n, d + 1]
+    arrays: list[Tensor]
+    sigma: Tensor
+    norm_in: Tensor  # [B, n]
+    norm_out: Tensor
+    shape: tuple[int, ...]
+    method: str
+
+    def filter(self, values: Tensor) -> Tensor:
+        """Filter ``[B, C, n]``, without the normalisation."""
+        if self.arrays:
+            return _ops.lattice_filter(values, self.weights, self.arrays, self.method, False)
+        return _ops.grid_filter(values, self.sigma, list(self.shape))
+
+    def normalised(self, normalization: str, mask: Tensor | None) -> Term:
+        """The term with norms from D = K 1; points that the mask ``[B, n]`` leaves out neither send nor hear."""
+        empty = self.weights.new_empty(0) if self.arrays else self.sigma.new_empty(0)
+        norm_in = norm_out = empty
+        if mask is not None:
+            norm_in = norm_out = mask
+        if normalization != "none":
+            sums = self._sums(mask)
+            reached = sums > _UNREACHED  # 1 / 0 would make the gradient NaN, even times zero
+            divisor = torch.where(reached, sums, 1)
+            divisor = divisor.sqrt() if normalization == "symmetric" else divisor
+            inverse = torch.where(reached, 1 / divisor, 0)
+            inverse = inverse if mask is None else inverse * mask
+            norm_in = norm_in if normalization == "after" else inverse
+            norm_out = norm_out if normalization == "before" else inverse
+        return self._replace(norm_in=norm_in, norm_out=norm_out)
+
+    def _sums(self, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            return self.filter(mask.unsqueeze(1)).squeeze(1)
+        if self.arrays:
+            return self.filter(self.weights.new_ones(self.weights.shape[0], 1, self.weights.shape[1])).squeeze(1)
+        return self.filter(self.sigma.new_ones(1, 1, prod(self.shape))).squeeze(1)  # the same for all images
+
+
+def features_term(
+    features: Tensor, *, method: str = "tuned", normalization: str = "symmetric", mask: Tensor | None = None
+) -> Term:
+    """A Gaussian kernel on any features, already divided by their bandwidths.
+
+    Parameters
+    ----------
+    features : ``[B, d, *spatial]``, float, d up to 64
+    method : "tuned" or "classic", as in `densecrf.Lattice`
+    normalization : "symmetric", "after", "before" or "none"
+    mask : bool ``[B, *spatial]``; False: the point takes no part
+
+    Raises
+    ------
+    ValueError, TypeError
+        Wrong rank, size, dtype or name; NaN or inf.
+
+    """
+    _checks.choice("method", method, ("tuned", "classic"))
+    _checks.choice("normalization", normalization, _checks.NORMALIZATIONS)
+    found, shape = _tensors.values("features", features)
+    if not 1 <= found.shape[1] <= _ops.MAX_DIMS:
+        raise ValueError(f"features: must have 1 to {_ops.MAX_DIMS} dimensions, got {found.shape[1]}")
+    taking_part = _tensors.mask(mask, found, shape)
+    points = found.transpose(1, 2)
+    if taking_part is not None:
+        points = _tensors.gathered(points, taking_part)
+    weights, *index = _ops.lattice_build(points.contiguous(), method)
+    none = weights.new_empty(0)
+    term = Term(weights, index, none, none, none, shape, method)
+    return term.normalised(normalization, taking_part)
+
+
+def spatial_term(
+    sigma: Tensor,
+    shape: Sequence[int],
+    *,
+    batch: int = 1,
+    method: str = "tuned",
+    normalization: str = "symmetric",
+    mask: Tensor | None = None,
+) -> Term:
+    """The Gaussian kernel on positions.
+
+    Parameters
+    ----------
+    sigma : bandwidth in pixels, one per axis of `shape`; float, with or without gradient
+    shape : spatial shape, one to three axes
+    batch : number of images B
+    method : "tuned" filters on a grid, near to the true Gaussian; "classic" on the lattice
+    normalization, mask : as in `features_term`
+
+    """
+    _checks.choice("method", method, ("tuned", "classic"))
+    _checks.choice("normalization", normalization, _checks.NORMALIZATIONS)
+    if sigma.shape != (len(shape),):
+        raise ValueError(f"sigma: must have one bandwidth for each of the {len(shape)} axes, got {list(sigma.shape)}")
+    if method == "classic":
+        features = _tensors.positions(sigma, shape).unsqueeze(0).expand(batch, -1, *shape)
+        return features_term(features, method=method, normalization=normalization, mask=mask)
+    taking_part = None if mask is None else _tensors.mask(mask, sigma.new_empty(batch, 1, prod(shape)), tuple(shape))
+    none = sigma.new_empty(0)
+    term = Term(none, [], sigma, none, none, tuple(shape), method).normalised(normalization, taking_part)
+    norms = [norm.expand(batch, -1) if norm.numel() else norm for norm in (term.norm_in, term.norm_out)]
+    return term._replace(norm_in=norms[0], norm_out=norms[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Features(Kernel):
+    """Pixels agree whose features are similar: a kernel of `DenseCRF` on what ``forward(features=...)`` brings.
+
+    Parameters
+    ----------
+    bandwidth : of the features; one number, or one per dimension
+    weight : number to begin with
+    normalization : "symmetric", "after", "before", "none", or None for that of the layer
+
+    """
+
+    bandwidth: Bandwidth = 1.0
+    weight: Any = 1.0
+    normalization: str | None = None
+
+    def __post_init__(self) -> None:
+        self._check(self.weight, self.normalization, bandwidth=self.bandwidth)
+
+
+def bandwidths_of(kernel: Kernel) -> dict[str, tuple[float, ...]]:
+    """The bandwidths that a kernel has, by name."""
+    if isinstance(kernel, Custom):
+        raise TypeError("kernels: must be Gaussian, Bilateral or densecrf.nn.Features, whose features go to the call")
+    names = {Gaussian: ("sxy",), Bilateral: ("sxy", "srgb"), Features: ("bandwidth",)}[type(kernel)]
+    return {name: _checks.bandwidths(name, getattr(kernel, name)) for name in names}
+
+
+class TermBuilder:
+    """Makes terms of kernels, for scores ``[B, L, *spatial]`` and what comes with them.
+
+    Parameters
+    ----------
+    scores : in the dtype to compute in
+    image : ``[B, C, *spatial]`` or None
+    features : one tensor ``[B, d, *spatial]`` for each `Features` kernel, in order
+    mask, normalization, method : as in `features_term`
+    spacing : size of a pixel along each axis, in the units of sxy
+
+    """
+
+    def __init__(
+        self,
+        scores: Tensor,
+        image: Tensor | None,
+        features: Sequence[Tensor],
+        mask: Tensor | None,
+        normalization: str,
+        method: str,
+        spacing: float | Sequence[float] | None,
+    ) -> None:
+        self.scores, self.shape = scores, tuple(scores.shape[2:])
+        self.pixels = None if image is None else self._part("image", image, mask)
+        self.features = [self._part("features", tensor, mask) for tensor in features]
+        self.mask, self.normalization, self.method = mask, normalization, method
+        self.spacing = _inputs.spacing(spacing, len(self.shape))
+
+    def _part(self, name: str, given: Tensor, mask: Tensor | None) -> Tensor:
+        """What takes part; whatever else is there, NaN too, must not reach the bandwidths' gradients."""
+        found = _tensors.image(name, given, self.scores)
+        if mask is None:
+            return found
+        points, shape = self.scores.flatten(2), self.shape
+        taking_part = cast(Tensor, _tensors.mask(mask, points, shape)).view(-1, 1, *shape)
+        return torch.where(taking_part > 0, found, 0)
+
+    def terms(self, kernels: Sequence[Kernel], bandwidths: Sequence[Mapping[str, Tensor]]) -> list[Term]:
+        """One term for each kernel; bandwidths by name take the place of the kernel's own."""
+        wanted = sum(isinstance(kernel, Features) for kernel in kernels)
+        if len(self.features) != wanted:
+            raise ValueError(
+                f"features: must be one tensor for each of the {wanted} Features kernels, got {len(self.features)}"
+            )
+        left = iter(self.features)
+        return [self._term(kernel, given, left) for kernel, given in zip(kernels, bandwidths, strict=True)]
+
+    def _term(self, kernel: Kernel, given: Mapping[str, Tensor], left: Any) -> Term:
+        how: dict[str, Any] = {
+            "method": self.method,
+            "normalization": kernel.normalization or self.normalization,
+            "mask": self.mask,
+        }
+        if isinstance(kernel, Gaussian):
+            return spatial_term(self._sigma(kernel, given), self.shape, batch=self.scores.shape[0], **how)
+        if isinstance(kernel, Bilateral):
+            return features_term(self._bilateral(kernel, given), **how)
+        features = next(left)
+        return features_term(features / self._per_channel(kernel, "bandwidth", given, features), **how)
+
+    def _bilateral(self, kernel: Kernel, given: Mapping[str, Tensor]) -> Tensor:
+        if self.pixels is None:
+            raise ValueError("image: must be given for a Bilateral kernel, got None")
+        places = _tensors.positions(self._sigma(kernel, given), self.shape).unsqueeze(0)
+        colours = self.pixels / self._per_channel(kernel, "srgb", given, self.pixels)
+        return torch.cat([places.expand(self.scores.shape[0], *places.shape[1:]), colours], dim=1)
+
+    def _sigma(self, kernel: Kernel, given: Mapping[str, Tensor]) -> Tensor:
+        """Bandwidths of positions, in pixels."""
+        found = self._bandwidth(kernel, "sxy", given, len(self.shape), "axes")
+        return found / found.new_tensor(self.spacing)
+
+    def _per_channel(self, kernel: Kernel, name: str, given: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        found = self._bandwidth(kernel, name, given, like.shape[1], "channels")
+        return found.view(1, -1, *[1] * (like.ndim - 2))
+
+    def _bandwidth(self, kernel: Kernel, name: str, given: Mapping[str, Tensor], count: int, what: str) -> Tensor:
+        if name not in given:
+            numbers = _checks.per_axis(name, bandwidths_of(kernel)[name], count, what)
+            return torch.tensor(numbers, dtype=self.scores.dtype, device=self.scores.device)
+        found = given[name].reshape(-1).to(self.scores.dtype)
+        if found.shape[0] not in (1, count):
+            raise ValueError(f"{name}: must be one number or one for each of the {count} {what}, got {found.shape[0]}")
+        return found.expand(count)
