@@ -19,7 +19,7 @@ from densecrf.lattice import Lattice
 from densecrf.spatial import Grid
 
 Array = NDArray[Any]
-_SMALLEST = 1e-20  # added to the normalisation, as pydensecrf does: a point without neighbours gets no message
+_SMALLEST = 1e-20  # least normalisation (pydensecrf adds it): a point without neighbours gets no message
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class DenseCRF:
             grid = Grid(self.shape, self.domain.sigmas(kernel))
             native = grid.native(self.dtype)
             if self.domain.mask is None:
-                norm = grid.ones()
+                norm = grid.ones().astype(self.dtype)
             else:
                 flat = ones.astype(self.dtype)[None, None]
                 norm = _native.ops(self.dtype).grid_filter(native, flat, self.num_threads)[0, 0]
@@ -288,8 +288,7 @@ def _factors(norm: Array, normalization: str) -> tuple[Array | None, Array | Non
     """(left, right) of the normalised filter diag(left) K diag(right); None stands for ones."""
     if normalization == "none":
         return None, None
-    inverse = np.maximum(norm, 0)  # from here on in place: fresh memory costs more than the arithmetic
-    inverse += norm.dtype.type(_SMALLEST)
+    inverse = np.maximum(norm, norm.dtype.type(_SMALLEST))  # from here on in place: fresh memory costs more
     if normalization == "symmetric":
         np.sqrt(inverse, out=inverse)
     np.reciprocal(inverse, out=inverse)

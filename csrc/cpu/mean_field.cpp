@@ -170,11 +170,13 @@ class MeanField {
   void first_q(int thread, int64_t first, int count, T* rows) {
     T* scores = scores_ + first * stride_;
     const T* unary = planes(r_.unary, first);
-    bool finite = finite_points(unary, image_points_, r_.labels, first, count);
-    if (one_channel_)
+    bool finite = true;
+    if (one_channel_) {
+      finite = finite_points(unary, image_points_, r_.labels, first, count);
       load_difference(unary, r_.unary_sign, first, count, scores);
-    else
-      shift_[thread] += load_scores(unary, first, count, scores);
+    } else {
+      finite = load_scores(thread, unary, first, count, scores);
+    }
     if (r_.initial) {
       const T* initial = planes(r_.initial, first);
       finite = finite_points(initial, image_points_, r_.labels, first, count) && finite;
@@ -196,15 +198,16 @@ class MeanField {
     if (keep_q_)
       std::memcpy(static_cast<void*>(q_ + first * stride_), rows, size_t(count) * stride_ * sizeof(T));
   }
-  // Scores, less each pixel's largest one, which changes no probability, so that sums of scores and messages
-  // keep their digits and padding is below every label; returns the sum of what the free energy then lacks.
-  double load_scores(const T* unary, int64_t first, int count, T* scores) const {
+  // Scores, less each pixel's largest one, whose sum the free energy then lacks.
+  bool load_scores(int thread, const T* unary, int64_t first, int count, T* scores) {
     T most[kChunk];
-    load_shifted(unary, r_.unary_sign, image_points_, r_.labels, first, count, stride_, most, scores);
+    const bool finite =
+        load_shifted(unary, r_.unary_sign, image_points_, r_.labels, first, count, stride_, most, scores);
     for (int p = 0; p < count && r_.logits; ++p) most_[first + p] = most[p];
     double sum = 0;
     for (int p = 0; p < count; ++p) sum += !r_.mask || r_.mask[first + p] ? most[p] : T(0);
-    return sum;
+    shift_[thread] += sum;
+    return finite;
   }
   // For one channel: plane 1 minus plane 0.
   void load_difference(const T* from, T factor, int64_t first, int count, T* rows) const {

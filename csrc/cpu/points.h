@@ -105,15 +105,22 @@ template <class T>
   return sum == 0;
 }
 
-// most[p] = the largest of factor * planes[c, first + p].
+// most[p] = the largest of factor * planes[c, first + p].  Returns false when a value is not finite.
 template <class T>
-[[gnu::noinline]] inline void largest_of_points(const T* planes, int64_t points, int channels, int64_t first,
+[[gnu::noinline]] inline bool largest_of_points(const T* planes, int64_t points, int channels, int64_t first,
                                                 int count, T factor, T* most) {
+  T bad[kChunk] = {};
   for (int p = 0; p < count; ++p) most[p] = factor * planes[first + p];
-  for (int c = 1; c < channels; ++c) {
+  for (int c = 0; c < channels; ++c) {
     const T* plane = planes + c * points + first;
-    for (int p = 0; p < count; ++p) most[p] = larger(most[p], factor * plane[p]);
+    for (int p = 0; p < count; ++p) {
+      most[p] = larger(most[p], factor * plane[p]);
+      bad[p] += plane[p] - plane[p];
+    }
   }
+  T sum = 0;
+  for (int p = 0; p < count; ++p) sum += bad[p];
+  return sum == 0;
 }
 
 // Score of the padding channels: their probability is as good as zero.
@@ -128,13 +135,15 @@ inline void fill_padding(int channels, int count, int stride, T value, T* rows) 
 
 // rows[p, c] = factor * planes[c, first + p] - most[p], most[p] being the point's largest, which changes no
 // probability, so that sums of scores and messages keep their digits and padding is below every label.
+// Returns false when a value is not finite.
 template <class T>
-inline void load_shifted(const T* planes, T factor, int64_t points, int channels, int64_t first, int count,
+inline bool load_shifted(const T* planes, T factor, int64_t points, int channels, int64_t first, int count,
                          int stride, T* most, T* rows) {
-  largest_of_points(planes, points, channels, first, count, factor, most);
+  const bool finite = largest_of_points(planes, points, channels, first, count, factor, most);
   transpose(channels, count, planes + first, points, rows, int64_t(stride),
             Shifted<T>{factor, most, T(kNever)});
   fill_padding(channels, count, stride, T(kNever), rows);
+  return finite;
 }
 
 // rows[p, c] = planes[c, first + p]; channels beyond C get 0.  Returns false when a value is not finite.

@@ -103,7 +103,9 @@ def image(name: str, given: Any, logits: Tensor) -> Tensor:
     device(name, given)
     if given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"{name}: must be of real numbers, got {given.dtype}")
-    if given.ndim != logits.ndim or given.shape[0] != logits.shape[0] or given.shape[1] == 0:
+    if given.numel() == 0:
+        raise ValueError(f"{name}: must not be empty, got shape {list(given.shape)}")
+    if given.ndim != logits.ndim or given.shape[0] != logits.shape[0]:
         raise ValueError(
             f"{name}: must have shape [B, C, *spatial] to go with logits {list(logits.shape)}, got {list(given.shape)}"
         )

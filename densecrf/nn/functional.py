@@ -159,12 +159,15 @@ def mean_field(
     found, shape = _tensors.values("logits", logits)
     if len(terms) != len(couplings):
         raise ValueError(f"couplings: must be one for each of the {len(terms)} terms, got {len(couplings)}")
-    for term, coupling in zip(terms, couplings, strict=True):
+    methods = {term.method for term in terms if term.arrays}
+    if len(methods) > 1:
+        raise ValueError(f"terms: must be of one method, got {' and '.join(sorted(methods))}")
+    labels = found.shape[1]
+    for term, matrix in zip(terms, couplings, strict=True):
         _tensors.check_term(term.shape, term.norm_in if not term.arrays else term.weights[..., 0], found, shape)
-        labels = found.shape[1]
-        if coupling.shape not in ((), (labels,), (labels, labels)):
+        if matrix.shape not in ((), (labels,), (labels, labels)):
             rule = f"a number, [{labels}] or [{labels}, {labels}]"
-            raise ValueError(f"couplings: must be {rule}, got shape {list(coupling.shape)}")
+            raise ValueError(f"couplings: must be {rule}, got shape {list(matrix.shape)}")
     inputs = [
         found,
         *couplings,
@@ -172,14 +175,14 @@ def mean_field(
     ]
     scores, _, _ = _ops.mean_field(
         found,
-        [coupling.to(found.dtype) for coupling in couplings],
+        [matrix.to(found.dtype) for matrix in couplings],
         [term.weights.to(found.dtype) for term in terms],
         [array for term in terms for array in term.arrays],
         [term.sigma for term in terms],
         [term.norm_in.to(found.dtype) for term in terms],
         [term.norm_out.to(found.dtype) for term in terms],
         list(shape),
-        terms[0].method if terms else "tuned",
+        methods.pop() if methods else "tuned",
         iterations,
         torch.is_grad_enabled() and any(t.requires_grad for t in inputs),
         0 if recompute is None else 1 if recompute else -1,

@@ -122,7 +122,6 @@ class DenseCRF(nn.Module):
         _tensors.device("logits", logits)
         if logits.ndim > 1 and logits.shape[1] != self.num_labels:
             raise ValueError(f"logits: must have {self.num_labels} labels, got shape {list(logits.shape)}")
-        self._warn_of_units(image)
         scores = _tensors.scores(logits)  # in the dtype to compute in
         refined = functional.dense_crf(
             torch.cat([torch.zeros_like(scores), scores], dim=1) if self.num_labels == 1 else scores,
@@ -139,6 +138,7 @@ class DenseCRF(nn.Module):
             spacing=self.spacing,
             recompute=self.recompute,
         )
+        self._warn_of_units(image)
         with torch.autocast(device_type=logits.device.type, enabled=False):
             return self._finished(refined).to(logits.dtype)
 
@@ -159,8 +159,8 @@ class DenseCRF(nn.Module):
 
     def _warn_of_units(self, image: Tensor | None) -> None:
         """Once, warn of an image in 0-1 under bandwidths made for 0-255."""
-        if torch.compiler.is_compiling() or self._looked_at_units or image is None:
-            return
+        if torch.compiler.is_compiling() or self._looked_at_units or type(image) is not Tensor:
+            return  # not while something is traced, either
         smallest = [min(_checks.bandwidths("srgb", k.srgb)) for k in self.kernels if isinstance(k, Bilateral)]
         self._looked_at_units = True
         if smallest and min(smallest) >= 1 and image.is_floating_point() and float(image.detach().abs().max()) <= 4:
