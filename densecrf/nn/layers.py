@@ -79,7 +79,7 @@ class DenseCRF(nn.Module):
         self.normalization = _checks.choice("normalization", normalization, _checks.NORMALIZATIONS)
         self.method = _checks.choice("method", method, ("tuned", "classic"))
         self.output = _checks.choice("output", output, OUTPUTS)
-        self.spacing = spacing
+        self.spacing = None if spacing is None else _checks.bandwidths("spacing", spacing, "steps")
         self.recompute = recompute
         self._looked_at_units = False
         labels = max(self.num_labels, 2)

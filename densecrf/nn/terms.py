@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from densecrf import _checks, _inputs, _ops
+from densecrf import _checks, _ops
 from densecrf.kernels import Bandwidth, Bilateral, Custom, Gaussian, Kernel
 from densecrf.nn import _tensors
 
@@ -155,7 +155,12 @@ def bandwidths_of(kernel: Kernel) -> dict[str, tuple[float, ...]]:
     if isinstance(kernel, Custom):
         raise TypeError("kernels: must be Gaussian, Bilateral or densecrf.nn.Features, whose features go to the call")
     names = {Gaussian: ("sxy",), Bilateral: ("sxy", "srgb"), Features: ("bandwidth",)}[type(kernel)]
-    return {name: _checks.bandwidths(name, getattr(kernel, name)) for name in names}
+    return {name: numbers(getattr(kernel, name)) for name in names}
+
+
+def numbers(value: Any) -> tuple[float, ...]:
+    """One number or several as a tuple; in plain Python, which torch.compile can trace."""
+    return (float(value),) if isinstance(value, (int, float)) else tuple(float(v) for v in value)
 
 
 class TermBuilder:
@@ -185,7 +190,8 @@ class TermBuilder:
         self.pixels = None if image is None else self._part("image", image, mask)
         self.features = [self._part("features", tensor, mask) for tensor in features]
         self.mask, self.normalization, self.method = mask, normalization, method
-        self.spacing = _inputs.spacing(spacing, len(self.shape))
+        steps = numbers(1 if spacing is None else spacing)
+        self.spacing = _checks.per_axis("spacing", steps, len(self.shape), "axes")
 
     def _part(self, name: str, given: Tensor, mask: Tensor | None) -> Tensor:
         """What takes part; whatever else is there, NaN too, must not reach the bandwidths' gradients."""
@@ -237,8 +243,8 @@ class TermBuilder:
 
     def _bandwidth(self, kernel: Kernel, name: str, given: Mapping[str, Tensor], count: int, what: str) -> Tensor:
         if name not in given:
-            numbers = _checks.per_axis(name, bandwidths_of(kernel)[name], count, what)
-            return torch.tensor(numbers, dtype=self.scores.dtype, device=self.scores.device)
+            own = _checks.per_axis(name, bandwidths_of(kernel)[name], count, what)
+            return torch.tensor(own, dtype=self.scores.dtype, device=self.scores.device)
         found = given[name].reshape(-1).to(self.scores.dtype)
         if found.shape[0] not in (1, count):
             raise ValueError(f"{name}: must be one number or one for each of the {count} {what}, got {found.shape[0]}")
