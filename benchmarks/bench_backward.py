@@ -8,7 +8,7 @@ checked against the engine's and the gradient of a random direction against a di
 engine (`densecrf.refine`: lattice, normalisation, T updates), the layer's forward pass and its forward and backward
 pass are run in turn, round after round; the table has medians and the ratio to the engine. "kept" is what the
 backward pass holds on to between the two, beyond inputs and results; "peak" the growth of a fresh process's peak
-memory over both.
+memory over both. A last line has four photographs as one batch beside the four one by one.
 """
 
 from __future__ import annotations
@@ -172,6 +172,33 @@ def row(case: Case, setting: str, learned: str, rounds: int, threads: int) -> di
     return line
 
 
+def batch_row(case: Case, setting: str, rounds: int) -> dict[str, Any]:
+    """Forward and backward pass of a batch of four beside four single images."""
+    pairs = [inputs(case, image) for _, image in photographs(case.width, case.height)[:4]]
+    logits, pixels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    logits.requires_grad_()
+    layer = layer_of(case, setting, "scalar weights")
+    grad = torch.randn(logits.shape)
+
+    def singles() -> None:
+        for i in range(4):
+            layer(logits[i : i + 1], pixels[i : i + 1]).backward(grad[i : i + 1])
+
+    runs: dict[str, Callable[[], Any]] = {
+        "batch": lambda: layer(logits, pixels).backward(grad),
+        "singles": singles,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    ms = {name: 1000 * median(values) for name, values in seconds.items()}
+    print(f"{setting:10} batch of 4: {ms['batch']:.0f} ms, one by one {ms['singles']:.0f} ms", flush=True)
+    return {"setting": setting, "ms": ms}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
@@ -193,6 +220,7 @@ def main() -> None:
         for setting in options.settings
         for learned in options.learned
     ]
+    batches = [batch_row(case, setting, options.rounds) for setting in options.settings]
     if options.output:
         stamp = {
             "machine": platform.processor() or platform.machine(),
@@ -202,7 +230,8 @@ def main() -> None:
             "torch": torch.__version__,
         }
         options.output.write_text(
-            json.dumps({"environment": stamp, "case": case._asdict(), "rows": rows}, indent=1) + "\n"
+            json.dumps({"environment": stamp, "case": case._asdict(), "rows": rows, "batches": batches}, indent=1)
+            + "\n"
         )
 
 
