@@ -50,7 +50,7 @@ struct LatticeRequest {
   int dims;
   double scale;     // elevated coordinates = scale * (orthonormal embedding of the features)
   bool pad_origin;  // also insert the simplex of the zero feature (what pydensecrf's padding to a multiple of
-                    // four does)
+                    // four does); with several images not together with bridges
   bool bridges;     // also insert bridges: vertices that the blur passes through on its way between corners
   int threads;
   int32_t* simplex;  // outputs [N] and [N, d+1]
@@ -155,7 +155,8 @@ struct TermGradient {
   T* norm_out;           // [N]
 };
 
-// Backward through a run of mean_field with its unary, initial, kernels, iterations, states and threads.
+// Backward through a run of mean_field with its unary, initial, kernels (without `self`), iterations (some,
+// if there is an initial Q), states and threads; without damping, tolerance and mask.
 template <class T>
 struct MeanFieldGradRequest {
   const MeanFieldRequest<T>* forward;

@@ -9,7 +9,7 @@ Lists of tensors name kernels in order; an empty tensor stands for "none".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,29 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
 
 
+def _grid(sigma: Tensor, shape: Sequence[int]) -> Grid:
+    numbers = sigma.tolist()
+    if not all(0 < s < np.inf for s in numbers):
+        raise ValueError(f"sigma: must be positive and finite, got {numbers}")
+    return Grid(shape, numbers)
+
+
+def _dtype(tensor: Tensor) -> np.dtype[Any]:
+    return np.dtype(np.float64 if tensor.dtype == torch.float64 else np.float32)
+
+
 def _native_ops(tensor: Tensor) -> Any:
-    return _native.ops(np.dtype(np.float64) if tensor.dtype == torch.float64 else np.dtype(np.float32))
+    return _native.ops(_dtype(tensor))
+
+
+def _gradient(compute: Callable[[], Tensor], like: Tensor) -> Tensor:
+    """A gradient; NaN where what comes in is not finite, as loss scaling (torch.amp) counts on."""
+    try:
+        return compute()
+    except ValueError as error:
+        if str(error) != "not finite":
+            raise
+        return torch.full_like(like, torch.nan, memory_format=torch.contiguous_format)
 
 
 def _optional(tensor: Tensor) -> Any:
@@ -61,7 +82,8 @@ def _op(name: str) -> Any:
         op = torch.library.custom_op(f"densecrf::{name}", function, mutates_args=(), device_types="cpu")
 
         def refuse(*args: Any, **kwargs: Any) -> Any:
-            device = next(a.device for a in args if isinstance(a, Tensor))
+            flat = [t for a in args for t in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(t, Tensor)]
+            device = next((t.device for t in flat if t.device.type != "cpu"), "another device")
             raise NotImplementedError(
                 f"densecrf computes on the CPU only, got tensors on {device}: move them with .cpu()"
             )
@@ -113,7 +135,9 @@ def _(features: Tensor, method: str) -> tuple[Tensor, ...]:
 def lattice_features_grad(features: Tensor, grad_weights: Tensor, method: str) -> Tensor:
     """Gradient ``[B, n, d]`` of the features from that of the weights; exact between two walls of a simplex."""
     how = METHODS[method](features.shape[2], features.shape[1])
-    grad = _native_ops(features).lattice_features_grad(_array(features), how.scale, _array(grad_weights), _threads())
+    grad = _native_ops(features).lattice_features_grad(
+        _array(features), how.scale, how.pad_origin, _array(grad_weights), _threads()
+    )
     return torch.from_numpy(grad)
 
 
@@ -144,7 +168,11 @@ lattice_build.register_autograd(_build_backward, setup_context=_build_context)
 def lattice_filter(values: Tensor, weights: Tensor, index: list[Tensor], method: str, transpose: bool) -> Tensor:
     """Filter values ``[B, C, n]``, or apply the transpose."""
     with _native.speaking_of("values"):
-        out = _native_ops(values).filter(_lattice(weights, index, method), _array(values), transpose, _threads())
+        return _lattice_filter(values, weights, index, method, transpose)
+
+
+def _lattice_filter(values: Tensor, weights: Tensor, index: list[Tensor], method: str, transpose: bool) -> Tensor:
+    out = _native_ops(values).filter(_lattice(weights, index, method), _array(values), transpose, _threads())
     return torch.from_numpy(out)
 
 
@@ -153,16 +181,32 @@ def _(values: Tensor, weights: Tensor, index: list[Tensor], method: str, transpo
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
+@_op("lattice_filter_values_grad")
+def lattice_filter_values_grad(
+    grad: Tensor, weights: Tensor, index: list[Tensor], method: str, transpose: bool
+) -> Tensor:
+    """Gradient ``[B, C, n]`` of the values that went through the filter, or through its transpose."""
+    return _gradient(lambda: _lattice_filter(grad, weights, index, method, not transpose), grad)
+
+
+@lattice_filter_values_grad.register_fake
+def _(grad: Tensor, weights: Tensor, index: list[Tensor], method: str, transpose: bool) -> Tensor:
+    return torch.empty_like(grad, memory_format=torch.contiguous_format)
+
+
 @_op("lattice_filter_weights_grad")
 def lattice_filter_weights_grad(
     values: Tensor, grad: Tensor, weights: Tensor, index: list[Tensor], method: str
 ) -> Tensor:
     """Gradient ``[B, n, d + 1]`` of the barycentric weights, `grad` being that of the filtered values."""
-    with _native.speaking_of("grad"):
+
+    def compute() -> Tensor:
         out = _native_ops(values).filter_weights_grad(
             _lattice(weights, index, method), _array(values), _array(grad), _threads()
         )
-    return torch.from_numpy(out).view(weights.shape)
+        return torch.from_numpy(out).view(weights.shape)
+
+    return _gradient(compute, weights)
 
 
 @lattice_filter_weights_grad.register_fake
@@ -178,7 +222,8 @@ def _filter_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _filter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     values, weights, *index = ctx.saved_tensors
     wants_values, wants_weights = ctx.needs_input_grad[:2]
-    grad_values = lattice_filter(grad, weights, index, ctx.method, not ctx.transpose) if wants_values else None
+    how = index, ctx.method, ctx.transpose
+    grad_values = lattice_filter_values_grad(grad, weights, *how) if wants_values else None
     grad_weights = None
     if wants_weights:
         pair = (grad, values) if ctx.transpose else (values, grad)
@@ -195,13 +240,13 @@ lattice_filter.register_autograd(_filter_backward, setup_context=_filter_context
 @_op("grid_filter")
 def grid_filter(values: Tensor, sigma: Tensor, shape: list[int]) -> Tensor:
     """Filter values ``[B, C, n]`` with the Gaussian of bandwidths `sigma`, in pixels, one per axis of `shape`."""
-    return _grid_filter(values, Grid(shape, sigma.tolist()))
+    with _native.speaking_of("values"):
+        return _grid_filter(values, _grid(sigma, shape))
 
 
 def _grid_filter(values: Tensor, grid: Grid) -> Tensor:
     array = _array(values)
-    with _native.speaking_of("values"):
-        return torch.from_numpy(_native_ops(values).grid_filter(grid.native(array.dtype), array, _threads()))
+    return torch.from_numpy(_native_ops(values).grid_filter(grid.native(array.dtype), array, _threads()))
 
 
 @grid_filter.register_fake
@@ -209,10 +254,21 @@ def _(values: Tensor, sigma: Tensor, shape: list[int]) -> Tensor:
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
+@_op("grid_filter_values_grad")
+def grid_filter_values_grad(grad: Tensor, sigma: Tensor, shape: list[int]) -> Tensor:
+    """Gradient ``[B, C, n]`` of the values: the filter is its own transpose."""
+    return _gradient(lambda: _grid_filter(grad, _grid(sigma, shape)), grad)
+
+
+@grid_filter_values_grad.register_fake
+def _(grad: Tensor, sigma: Tensor, shape: list[int]) -> Tensor:
+    return torch.empty_like(grad, memory_format=torch.contiguous_format)
+
+
 @_op("grid_filter_sigma_grad")
 def grid_filter_sigma_grad(values: Tensor, grad: Tensor, sigma: Tensor, shape: list[int]) -> Tensor:
     """Gradient of the bandwidths; of what is computed, so the taps' own derivative."""
-    slopes = Grid(shape, sigma.tolist()).slopes()
+    slopes = _grid(sigma, shape).slopes()
     sums = [(_grid_filter(values, slope) * grad).sum(dtype=torch.float64) for slope in slopes]
     return torch.stack(sums).to(sigma.dtype)
 
@@ -231,7 +287,7 @@ def _grid_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     values, sigma = ctx.saved_tensors
     wants_values, wants_sigma = ctx.needs_input_grad[:2]
     return (
-        grid_filter(grad, sigma, ctx.shape) if wants_values else None,
+        grid_filter_values_grad(grad, sigma, ctx.shape) if wants_values else None,
         grid_filter_sigma_grad(values, grad, sigma, ctx.shape) if wants_sigma else None,
         None,
     )
@@ -262,13 +318,15 @@ class _Kernels:
         left = list(index)
         for k, coupling in enumerate(couplings):
             number = float(coupling) if coupling.ndim == 0 else _array(coupling)
+            if not np.isfinite(number).all():
+                raise ValueError("couplings: must be finite, got NaN or inf")
             ends = _optional(norm_in[k]), _optional(norm_out[k]), None, number
             if weights[k].numel():
                 parts, left = left[:INDEX_ARRAYS], left[INDEX_ARRAYS:]
                 self.grids.append(None)
                 self.native.append((_lattice(weights[k], parts, method), None, *ends))
             else:
-                grid = Grid(shape, sigmas[k].tolist())
+                grid = _grid(sigmas[k], shape)
                 self.grids.append(grid)
                 self.native.append((None, grid.native(_dtype(weights[k])), *ends))
 
@@ -280,10 +338,6 @@ class _Kernels:
                 dtype = native[1][2][0].dtype
                 out += [(None, slope.native(dtype), *native[2:]) for slope in grid.slopes()]
         return out
-
-
-def _dtype(tensor: Tensor) -> np.dtype[Any]:
-    return np.dtype(np.float64 if tensor.dtype == torch.float64 else np.float32)
 
 
 @_op("mean_field")
@@ -315,7 +369,7 @@ def mean_field(
     if keep:
         size = iterations * native.mean_field_states(array, kernels.native)
         states = recompute < 0 or (recompute == 0 and size <= _MOST_STATES * array.size)
-        every = 0 if states else max(1, -(-iterations // _SEGMENTS))
+        every = 0 if states else _segment_length(iterations)
     with _workspaces.borrow() as workspace, _native.speaking_of("logits"):
         scores, left, kept = native.mean_field_train(
             workspace, array, None, kernels.native, iterations, True, states, every, _threads()
@@ -351,6 +405,11 @@ def _(
     return scores, logits.new_empty(states), logits.new_empty((kept, *logits.shape))
 
 
+def _segment_length(iterations: int) -> int:
+    """Updates after which Q is kept."""
+    return max(1, -(-iterations // _SEGMENTS))
+
+
 @_op("mean_field_backward")
 def mean_field_backward(
     grad: Tensor,
@@ -375,13 +434,18 @@ def mean_field_backward(
     flags = [tuple(wanted[5 * k : 5 * k + 5]) for k in range(len(couplings))]
     kernels = _Kernels(couplings, weights, index, sigmas, norm_in, norm_out, shape, method)
     run = _BackwardRun(grad, logits, kernels, couplings, flags)
-    if kept.shape[0] == 0 and (states.numel() or iterations <= 1):
-        run.segment(iterations, None, states)
-    else:
-        every = max(1, -(-iterations // _SEGMENTS))
-        for start in reversed(range(0, iterations, every)):
-            initial = None if start == 0 else kept[start // every - 1]
-            run.segment(min(every, iterations - start), initial, None)
+    try:
+        if kept.shape[0] == 0:
+            run.segment(iterations, None, states if states.numel() else None)
+        else:
+            every = _segment_length(iterations)
+            for start in reversed(range(0, iterations, every)):
+                initial = None if start == 0 else kept[start // every - 1]
+                run.segment(min(every, iterations - start), initial, None)
+    except ValueError as error:
+        if str(error) != "not finite":
+            raise
+        run.spoil()
     return run.results(couplings, weights, sigmas, norm_in, norm_out)
 
 
@@ -406,14 +470,15 @@ class _BackwardRun:
         for coupling, grid, f in zip(couplings, kernels.grids, flags, strict=True):
             axes = len(grid.axes) if grid is not None and f[2] else 0
             self.wanted += [(2 if coupling.ndim == 2 else 1, False, False, False)] * axes
+        self.spoiled = False
         self.grad_logits: Any = None
         self.parts: list[list[Any]] = [[None] * 4 for _ in self.wanted]
 
     def segment(self, iterations: int, initial: Tensor | None, states: Tensor | None) -> None:
         """Go back through some iterations, computing their filtered values again where they were not kept."""
         start = None if initial is None else _array(initial)
-        with _workspaces.borrow() as workspace, _native.speaking_of("grad"):
-            if states is None or (states.numel() == 0 and self.inner):
+        with _workspaces.borrow() as workspace:
+            if states is None:
                 again = iterations if self.inner else iterations - 1
                 values = np.empty(0, self.logits.dtype)
                 if again > 0:
@@ -441,6 +506,12 @@ class _BackwardRun:
                 if array is not None:
                     total[i] = array if total[i] is None else total[i] + array
 
+    def spoil(self) -> None:
+        """Make all gradients NaN: the one that came in is not finite."""
+        self.spoiled = True
+        self.grad_logits = np.full_like(self.logits, np.nan)
+        self.parts = [[np.full(1, np.nan)] * 4 for _ in self.parts]
+
     def results(
         self,
         couplings: Sequence[Tensor],
@@ -459,9 +530,13 @@ class _BackwardRun:
             if self.flags[k][2]:
                 sigma = np.array([_contracted(next(probes)[0], coupling) for _ in range(sigmas[k].numel())])
             likes = couplings[k], weights[k], sigmas[k], norm_in[k], norm_out[k]
-            for array, like in zip((grad_coupling, others[0], sigma, *others[1:]), likes, strict=True):
-                empty = like.new_empty(0)
-                out.append(empty if array is None else torch.as_tensor(array, dtype=like.dtype).reshape(like.shape))
+            arrays = grad_coupling, others[0], sigma, *others[1:]
+            for array, like, wants in zip(arrays, likes, self.flags[k], strict=True):
+                if array is None or not wants:
+                    out.append(like.new_empty(0))
+                else:
+                    found = torch.as_tensor(array, dtype=like.dtype)
+                    out.append(torch.full_like(like, torch.nan) if self.spoiled else found.reshape(like.shape))
         return out
 
 

@@ -83,7 +83,6 @@ def equal(found, expected, tolerance=0.0):
 
 # ---- torch.compile and torch.export --------------------------------------------------------------------------
 
-ENDLESS = pytest.mark.xfail(reason="np.isfinite and np.ndim in the kernels that crf_as_rnn makes break the graph")
 LAYERS = {
     "one channel": (lambda: layer_of(1), lambda **how: inputs_of(labels=1, **how)),
     "matrices": (
@@ -124,7 +123,7 @@ def compiled():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=ENDLESS) if n == "crfasrnn" else n for n in LAYERS])
+@pytest.mark.parametrize("name", LAYERS)
 def test_compiles_to_one_graph_of_any_size(name, compiled):
     layer, given = LAYERS[name]
     layer = layer()
@@ -252,7 +251,11 @@ def test_fake_tensors_on_cuda(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_fake_tensors_on_cuda_of_any_build(dtype):
-    # Without CUDA PyTorch has no gradients and no copies of such tensors, but most functions.
+    # Without CUDA PyTorch has no gradients, copies and indexing of such tensors, but most functions.
+    with FakeTensorMode(shape_env=ShapeEnv()), torch.no_grad(), torch.device("cuda"):
+        layer = dnn.DenseCRF(3, [*SMALL_COLOURS, Features(1.3)], weights="matrix", compatibility="matrix")
+        out = layer(*(torch.empty(2, 3, *SHAPE) for _ in range(3)))
+        assert (out.shape, out.dtype, out.device.type) == ((2, 3, *SHAPE), torch.float32, "cuda")
     with FakeTensorMode(shape_env=ShapeEnv()), torch.no_grad(), torch.device("cuda"):
         logits, sigma = torch.empty(2, 3, *SHAPE, dtype=dtype), torch.empty(2)
         terms = [F.spatial_term(sigma, SHAPE, batch=2, normalization=n) for n in ("symmetric", "none")]
@@ -387,10 +390,7 @@ def test_second_derivatives_are_refused():
         first.square().sum().backward()
 
 
-LOST = pytest.mark.xfail(reason="without kernels nothing is kept, and the backward pass looks for what was")
-
-
-@pytest.mark.parametrize("recompute", [True, pytest.param(None, marks=LOST), pytest.param(False, marks=LOST)])
+@pytest.mark.parametrize("recompute", [True, None, False])
 def test_no_kernels(recompute):
     layer, logits = dnn.DenseCRF(3, [], recompute=recompute), random(2, 3, *SHAPE).requires_grad_()
     out = layer(logits)

@@ -57,6 +57,7 @@ class Workspace {
   ~Workspace() { std::free(data_); }
 
   void* reserve(size_t bytes) {
+    if (bytes == 0) throw std::bad_alloc();  // the size could not be worked out for lack of memory
     if (bytes <= bytes_) return data_;
     std::free(data_);
     bytes_ = 0;
@@ -189,6 +190,8 @@ class HeldKernels {
       grids_.emplace_back(kernel[1].cast<py::tuple>(), images);
       view.grid = &grids_.back().view;
       expect(grids_.back().points() == points, "grid and unary differ in the number of points");
+      for (int a = 0; a < kGridAxes; ++a)
+        expect(grids_.front().view.size[a] == view.grid->size[a], "grids differ in size");
     }
     view.norm_in = optional<T>(kernel[2], points, &keep_);
     view.norm_out = optional<T>(kernel[3], points, &keep_);

@@ -46,6 +46,7 @@ py::tuple mean_field_train(Workspace& workspace, const Array<T>& logits, const p
                            const py::list& kernels, int iterations, bool output, bool states, int keep_every,
                            int threads) {
   expect_logits(logits, initial, iterations, threads);
+  expect(output || iterations > 0, "without iterations there is nothing but the output");
   HeldKernels<T> held(kernels, logits.shape(0), logits.shape(0) * logits.shape(2), int(logits.shape(1)));
   Array<T> start = initial.is_none() ? Array<T>() : initial.cast<Array<T>>();
   const py::object none = py::none();
@@ -122,17 +123,23 @@ py::tuple mean_field_backward(Workspace& workspace, const Array<T>& grad, const 
                               const py::list& wanted, int iterations, const Array<T>& states, int threads) {
   expect_logits(logits, initial, iterations, threads);
   expect(grad.size() == logits.size(), "grad has the wrong size");
+  expect(initial.is_none() || iterations > 0, "without iterations there is no way back to the initial Q");
   const int64_t points = logits.shape(0) * logits.shape(2);
   const int labels = int(logits.shape(1));
   HeldKernels<T> held(kernels, logits.shape(0), points, labels);
+  for (int k = 0; k < held.size(); ++k) expect(!held[k].self, "gradients keep the self-message");
   HeldKernels<T> held_probes(probes, logits.shape(0), points, labels);
   expect(int(wanted.size()) == held.size() + held_probes.size(), "wanted must name each kernel");
   Array<T> start = initial.is_none() ? Array<T>() : initial.cast<Array<T>>();
   const py::object none = py::none();
   MeanFieldRequest<T> forward =
       request_on(logits, initial.is_none() ? nullptr : &start, held, iterations, threads, &none);
-  // Those of the last iteration serve the gradients inside the filter only.
-  expect(states.size() >= (iterations - 1) * ops<T>().mean_field_states(forward),
+  bool inner = false;  // gradients inside the filter: they alone want the last iteration's states
+  for (const py::handle& item : wanted) {
+    const auto flags = item.cast<py::tuple>();
+    for (int i = 1; i < 4; ++i) inner = inner || flags[size_t(i)].cast<bool>();
+  }
+  expect(states.size() >= (iterations - (inner ? 0 : 1)) * ops<T>().mean_field_states(forward),
          "states have the wrong size");
   forward.states = const_cast<T*>(states.data());
   std::vector<HeldGradient<T>> gradients;
@@ -189,8 +196,8 @@ Array<T> filter_weights_grad(const py::tuple& lattice, const Array<T>& values, c
 }
 
 template <class T>
-Array<T> lattice_features_grad(const Array<T>& features, double scale, const Array<T>& grad_weights,
-                               int threads) {
+Array<T> lattice_features_grad(const Array<T>& features, double scale, bool pad_origin,
+                               const Array<T>& grad_weights, int threads) {
   expect(features.ndim() == 3 && features.size() > 0 && features.shape(2) <= kMaxDims,
          "features must be [B, N, d]");
   expect_threads(threads);
@@ -202,6 +209,7 @@ Array<T> lattice_features_grad(const Array<T>& features, double scale, const Arr
   request.images = features.shape(0);
   request.dims = int(dims);
   request.scale = scale;
+  request.pad_origin = pad_origin;
   request.threads = threads;
   Array<T> out = like(features);
   T* to = out.mutable_data();

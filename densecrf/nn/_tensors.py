@@ -16,8 +16,9 @@ _COMPUTE = {
 }
 
 
-def compute_dtype(name: str, tensor: Tensor) -> torch.dtype:
+def compute_dtype(name: str, tensor: Any) -> torch.dtype:
     """The dtype that a tensor is computed in."""
+    device(name, tensor)
     if tensor.dtype not in _COMPUTE:
         raise TypeError(f"{name}: must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
     return _COMPUTE[tensor.dtype]
@@ -48,13 +49,14 @@ def values(name: str, tensor: Any) -> tuple[Tensor, tuple[int, ...]]:
         raise ValueError(f"{name}: must have shape [B, C, *spatial] with 1 to 3 axes, got {list(tensor.shape)}")
     if tensor.numel() == 0:
         raise ValueError(f"{name}: must not be empty, got shape {list(tensor.shape)}")
-    return tensor.flatten(2).to(dtype).contiguous(), tuple(tensor.shape[2:])
+    return tensor.flatten(2).to(dtype), tuple(tensor.shape[2:])
 
 
 def mask(given: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
     """Mask as ones and zeros ``[B, n]`` in the dtype of ``like [B, C, n]``."""
     if given is None:
         return None
+    device("mask", given)
     batch = like.shape[0]
     if given.dtype != torch.bool:
         raise TypeError(f"mask: must be bool, got {given.dtype}")
@@ -69,8 +71,21 @@ def gathered(points: Tensor, taking_part: Tensor) -> Tensor:
 
     So they add no vertices to the lattice; what they hold (NaN too) does not matter.
     """
+    flags = taking_part.unsqueeze(2) > 0
+    finite = torch.where(flags, points, 0)
     first = taking_part.argmax(dim=1).view(-1, 1, 1).expand(-1, 1, points.shape[2])
-    return torch.where(taking_part.unsqueeze(2) > 0, points, points.gather(1, first))
+    return torch.where(flags, points, finite.gather(1, first))
+
+
+def bandwidth(name: str, tensor: Any) -> Tensor:
+    """Refuse what is no bandwidth; values are looked at where that is free: on the CPU, and not while tracing."""
+    device(name, tensor)
+    compute_dtype(name, tensor)
+    if torch.compiler.is_compiling() or type(tensor) not in (Tensor, torch.nn.Parameter) or tensor.device.type != "cpu":
+        return tensor
+    if not bool(((tensor > 0) & tensor.isfinite()).all()):
+        raise ValueError(f"{name}: must be positive and finite, got {tensor.tolist()}")
+    return tensor
 
 
 def same_device(name: str, tensor: Tensor, like: Tensor) -> None:
@@ -79,21 +94,11 @@ def same_device(name: str, tensor: Tensor, like: Tensor) -> None:
         raise ValueError(f"{name}: must be on the device of the others, {like.device}, got {tensor.device}")
 
 
-def check_term(term_shape: tuple[int, ...], norm: Tensor, found: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse a term that was built for other images than values ``[B, C, n]``."""
-    if tuple(term_shape) != shape:
-        raise ValueError(f"terms: must be of the values' spatial shape {list(shape)}, got {list(term_shape)}")
-    if norm.numel():
-        if norm.shape[0] != found.shape[0]:
-            raise ValueError(f"terms: must be of {found.shape[0]} images, like the values, got {norm.shape[0]}")
-        same_device("terms", norm, found)
-
-
 def positions(sigma: Tensor, shape: Sequence[int]) -> Tensor:
     """Positions over bandwidths, ``[axes, *shape]``, last axis first: x, y, z."""
     out = []
     for axis in reversed(range(len(shape))):
-        line = torch.arange(shape[axis], device=sigma.device, dtype=sigma.dtype) / sigma[axis]
+        line = torch.arange(shape[axis], device=sigma.device, dtype=sigma.dtype) / sigma.select(0, axis)
         out.append(line.view([-1 if a == axis else 1 for a in range(len(shape))]).expand(*shape))
     return torch.stack(out)
 
@@ -112,7 +117,7 @@ def image(name: str, given: Any, logits: Tensor) -> Tensor:
     if given.shape[2:] != logits.shape[2:]:
         raise ValueError(
             f"{name}: must be of the logits' size {list(logits.shape[2:])}, got shape {list(given.shape)}; bring both "
-            "to one size, as with torch.nn.functional.interpolate(logits, image.shape[2:], mode='bilinear')"
+            f"to one size, as with torch.nn.functional.interpolate(logits, {name}.shape[2:], mode='bilinear')"
         )
     same_device(name, given, logits)
     return given.to(logits.dtype)

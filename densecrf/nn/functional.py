@@ -9,6 +9,7 @@ every normalisation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -78,14 +79,22 @@ def dense_crf(
     """
     _checks.choice("normalization", normalization, _checks.NORMALIZATIONS)
     chosen = _inputs.kernels(presets.DEFAULT.kernels if kernels is None else kernels)
-    with torch.autocast(device_type=_tensors.device("logits", logits).type, enabled=False):
-        scores = _tensors.scores(logits)
+    scores = _tensors.scores(logits)
+    weights = [_own_weight(kernel, scores) for kernel in chosen] if weights is None else weights
+    for name, given in [*(("weights", w) for w in weights), ("compatibility", compatibility)]:
+        _check_weight(name, given, scores)
+    with torch.autocast(device_type=scores.device.type, enabled=False):
+        taking_part = None
+        if mask is not None:  # whatever else is there, NaN too, stays there
+            flags = cast(Tensor, _tensors.mask(mask, scores.flatten(2), tuple(scores.shape[2:])))
+            taking_part = flags.view(-1, 1, *scores.shape[2:]) > 0
+            scores = torch.where(taking_part, scores, 0)
         builder = TermBuilder(scores, image, _listed(features), mask, normalization, method, spacing)
         terms = builder.terms(chosen, [{}] * len(chosen) if bandwidths is None else bandwidths)
-        if weights is None:
-            weights = [_own_weight(kernel, scores) for kernel in chosen]
-        couplings = [coupling(compatibility, weight) for weight in weights]
-        return mean_field(scores, terms, couplings, iterations=iterations, recompute=recompute).to(logits.dtype)
+        costs = None if compatibility is None else compatibility.to(scores.dtype)
+        couplings = [coupling(costs, weight.to(scores.dtype)) for weight in weights]
+        refined = mean_field(scores, terms, couplings, iterations=iterations, recompute=recompute).to(logits.dtype)
+        return refined if taking_part is None else torch.where(taking_part, refined, logits)
 
 
 def crf_as_rnn(
@@ -128,6 +137,18 @@ def _listed(features: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
     return [features] if isinstance(features, Tensor) else list(features)
 
 
+def _check_weight(name: str, given: Tensor | None, scores: Tensor) -> None:
+    if given is None:
+        return
+    _tensors.device(name, given)
+    _tensors.same_device("logits", scores, given)
+    labels = scores.shape[1]
+    least = 0 if name == "weights" else 1
+    if not least <= given.ndim <= 2 or any(size != labels for size in given.shape):
+        also = "a number, " if name == "weights" else ""
+        raise ValueError(f"{name}: must be {also}[{labels}] or [{labels}, {labels}], got shape {list(given.shape)}")
+
+
 def _own_weight(kernel: Kernel, scores: Tensor) -> Tensor:
     return torch.as_tensor(_checks.weight("weight", kernel.weight, scores.shape[1]), dtype=scores.dtype)
 
@@ -156,6 +177,8 @@ def mean_field(
 
     """
     _checks.integer("iterations", iterations, 0)
+    if recompute not in (None, True, False):
+        raise TypeError(f"recompute: must be True, False or None, got {recompute!r}")
     found, shape = _tensors.values("logits", logits)
     if len(terms) != len(couplings):
         raise ValueError(f"couplings: must be one for each of the {len(terms)} terms, got {len(couplings)}")
@@ -164,7 +187,9 @@ def mean_field(
         raise ValueError(f"terms: must be of one method, got {' and '.join(sorted(methods))}")
     labels = found.shape[1]
     for term, matrix in zip(terms, couplings, strict=True):
-        _tensors.check_term(term.shape, term.norm_in if not term.arrays else term.weights[..., 0], found, shape)
+        term.check(found, shape)
+        _tensors.device("couplings", matrix)
+        _tensors.same_device("couplings", matrix, found)
         if matrix.shape not in ((), (labels,), (labels, labels)):
             rule = f"a number, [{labels}] or [{labels}, {labels}]"
             raise ValueError(f"couplings: must be {rule}, got shape {list(matrix.shape)}")
@@ -202,7 +227,9 @@ def lattice_filter(
 
     ``out_i = sum_j exp(-|f_i - f_j|^2 / 2) v_j`` for normalization="none"; "after" makes it a weighted mean.
     """
-    term = features_term(features, method=method, normalization=normalization, mask=mask)
+    dtype = _tensors.compute_dtype("values", values)
+    points = features if _tensors.compute_dtype("features", features) == dtype else features.to(dtype)
+    term = features_term(points, method=method, normalization=normalization, mask=mask)
     return _filtered(values, term)
 
 
@@ -215,15 +242,17 @@ def spatial_filter(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Gaussian filter of values ``[B, C, *spatial]`` over positions; sigma in pixels, one per axis."""
+    dtype = _tensors.compute_dtype("values", values)
+    _tensors.same_device("sigma", _tensors.bandwidth("sigma", sigma), values)
     term = spatial_term(
-        sigma, values.shape[2:], batch=values.shape[0], method=method, normalization=normalization, mask=mask
+        sigma.to(dtype), values.shape[2:], batch=values.shape[0], method=method, normalization=normalization, mask=mask
     )
     return _filtered(values, term)
 
 
 def _filtered(values: Tensor, term: Term) -> Tensor:
     found, shape = _tensors.values("values", values)
-    _tensors.check_term(term.shape, term.weights[..., 0] if term.arrays else term.norm_in, found, shape)
+    term.check(found, shape)
     inner = found * term.norm_in.unsqueeze(1) if term.norm_in.numel() else found
     out = term.filter(inner)
     out = out * term.norm_out.unsqueeze(1) if term.norm_out.numel() else out

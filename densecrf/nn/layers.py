@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from densecrf import _checks, _inputs, presets
-from densecrf.kernels import Bandwidth, Bilateral, Kernel
+from densecrf.kernels import Bandwidth, Bilateral, Gaussian, Kernel
 from densecrf.nn import _tensors, functional
 from densecrf.nn.terms import bandwidths_of
 
@@ -121,7 +121,7 @@ class DenseCRF(nn.Module):
         """
         _tensors.device("logits", logits)
         if logits.ndim > 1 and logits.shape[1] != self.num_labels:
-            raise ValueError(f"logits: must have {self.num_labels} labels, got shape {list(logits.shape)}")
+            raise ValueError(f"logits: must have shape [B, {self.num_labels}, *spatial], got {list(logits.shape)}")
         scores = _tensors.scores(logits)  # in the dtype to compute in
         refined = functional.dense_crf(
             torch.cat([torch.zeros_like(scores), scores], dim=1) if self.num_labels == 1 else scores,
@@ -163,7 +163,7 @@ class DenseCRF(nn.Module):
             return  # not while something is traced, either
         smallest = [min(_checks.bandwidths("srgb", k.srgb)) for k in self.kernels if isinstance(k, Bilateral)]
         self._looked_at_units = True
-        if smallest and min(smallest) >= 1 and image.is_floating_point() and float(image.detach().abs().max()) <= 4:
+        if smallest and min(smallest) >= 1 and image.is_floating_point() and 0 < float(image.detach().abs().max()) <= 4:
             warnings.warn(
                 f"image has values within -4 to 4 but srgb is {min(smallest):g}, made for 0 to 255: colours will "
                 "hardly matter; pass the image as it was before it was normalised",
@@ -222,6 +222,7 @@ class CRFasRNN(nn.Module):
         self.alpha, self.beta, self.gamma = (
             _checks.bandwidths(name, value)[0] for name, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma))
         )
+        self.kernels = Gaussian(sxy=self.gamma), Bilateral(sxy=self.alpha, srgb=self.beta)
         self.method = _checks.choice("method", method, ("tuned", "classic"))
         self.recompute = recompute
         eye = torch.eye(num_labels)
@@ -234,17 +235,15 @@ class CRFasRNN(nn.Module):
         _tensors.device("logits", logits)
         if logits.ndim != 4 or logits.shape[1] != self.num_labels:
             raise ValueError(f"logits: must have shape [B, {self.num_labels}, H, W], got {list(logits.shape)}")
-        return functional.crf_as_rnn(
+        return functional.dense_crf(
             logits,
             image,
-            self.spatial_ker_weights,
-            self.bilateral_ker_weights,
-            self.compatibility_matrix,
-            alpha=self.alpha,
-            beta=self.beta,
-            gamma=self.gamma,
+            kernels=self.kernels,
+            weights=[self.spatial_ker_weights, self.bilateral_ker_weights],
+            compatibility=-self.compatibility_matrix,
             mask=mask,
             iterations=self.iterations if self.training else self.eval_iterations,
+            normalization="after",
             method=self.method,
             recompute=self.recompute,
         )

@@ -32,6 +32,15 @@ class Term(NamedTuple):
     shape: tuple[int, ...]
     method: str
 
+    def check(self, values: Tensor, shape: tuple[int, ...]) -> None:
+        """Refuse to work on values ``[B, C, n]`` that are not of the images that the term was made for."""
+        if self.shape != shape:
+            raise ValueError(f"terms: must be of the values' spatial shape {list(shape)}, got {list(self.shape)}")
+        made_for = self.weights if self.arrays else self.norm_in
+        if made_for.numel() and made_for.shape[0] != values.shape[0]:
+            raise ValueError(f"terms: must be of {values.shape[0]} images, like the values, got {made_for.shape[0]}")
+        _tensors.same_device("terms", self.weights if self.arrays else self.sigma, values)
+
     def filter(self, values: Tensor) -> Tensor:
         """Filter ``[B, C, n]``, without the normalisation."""
         if self.arrays:
@@ -40,6 +49,7 @@ class Term(NamedTuple):
 
     def normalised(self, normalization: str, mask: Tensor | None) -> Term:
         """The term with norms from D = K 1; points that the mask ``[B, n]`` leaves out neither send nor hear."""
+        _checks.choice("normalization", normalization, _checks.NORMALIZATIONS)
         empty = self.weights.new_empty(0) if self.arrays else self.sigma.new_empty(0)
         norm_in = norm_out = empty
         if mask is not None:
@@ -82,7 +92,6 @@ def features_term(
 
     """
     _checks.choice("method", method, ("tuned", "classic"))
-    _checks.choice("normalization", normalization, _checks.NORMALIZATIONS)
     found, shape = _tensors.values("features", features)
     if not 1 <= found.shape[1] <= _ops.MAX_DIMS:
         raise ValueError(f"features: must have 1 to {_ops.MAX_DIMS} dimensions, got {found.shape[1]}")
@@ -90,7 +99,7 @@ def features_term(
     points = found.transpose(1, 2)
     if taking_part is not None:
         points = _tensors.gathered(points, taking_part)
-    weights, *index = _ops.lattice_build(points.contiguous(), method)
+    weights, *index = _ops.lattice_build(points, method)
     none = weights.new_empty(0)
     term = Term(weights, index, none, none, none, shape, method)
     return term.normalised(normalization, taking_part)
@@ -117,7 +126,7 @@ def spatial_term(
 
     """
     _checks.choice("method", method, ("tuned", "classic"))
-    _checks.choice("normalization", normalization, _checks.NORMALIZATIONS)
+    sigma = _tensors.bandwidth("sigma", sigma).to(_tensors.compute_dtype("sigma", sigma))
     if sigma.shape != (len(shape),):
         raise ValueError(f"sigma: must have one bandwidth for each of the {len(shape)} axes, got {list(sigma.shape)}")
     if method == "classic":
@@ -209,10 +218,17 @@ class TermBuilder:
             raise ValueError(
                 f"features: must be one tensor for each of the {wanted} Features kernels, got {len(self.features)}"
             )
+        if len(bandwidths) != len(kernels):
+            raise ValueError(
+                f"bandwidths: must be one mapping for each of {len(kernels)} kernels, got {len(bandwidths)}"
+            )
         left = iter(self.features)
         return [self._term(kernel, given, left) for kernel, given in zip(kernels, bandwidths, strict=True)]
 
     def _term(self, kernel: Kernel, given: Mapping[str, Tensor], left: Any) -> Term:
+        names = bandwidths_of(kernel)
+        if not names.keys() >= given.keys():
+            raise ValueError(f"bandwidths: must be of {', '.join(names)} for this kernel, got {', '.join(given)}")
         how: dict[str, Any] = {
             "method": self.method,
             "normalization": kernel.normalization or self.normalization,
@@ -235,7 +251,10 @@ class TermBuilder:
     def _sigma(self, kernel: Kernel, given: Mapping[str, Tensor]) -> Tensor:
         """Bandwidths of positions, in pixels."""
         found = self._bandwidth(kernel, "sxy", given, len(self.shape), "axes")
-        return found / found.new_tensor(self.spacing)
+        if all(step == 1 for step in self.spacing):
+            return found
+        # select: the gradient of an expanded tensor's unbind is wrong in inductor (torch 2.13)
+        return torch.stack([found.select(0, axis) / step for axis, step in enumerate(self.spacing)])
 
     def _per_channel(self, kernel: Kernel, name: str, given: Mapping[str, Tensor], like: Tensor) -> Tensor:
         found = self._bandwidth(kernel, name, given, like.shape[1], "channels")
@@ -245,7 +264,7 @@ class TermBuilder:
         if name not in given:
             own = _checks.per_axis(name, bandwidths_of(kernel)[name], count, what)
             return torch.tensor(own, dtype=self.scores.dtype, device=self.scores.device)
-        found = given[name].reshape(-1).to(self.scores.dtype)
+        found = _tensors.bandwidth(name, given[name]).reshape(-1).to(self.scores.dtype)
         if found.shape[0] not in (1, count):
             raise ValueError(f"{name}: must be one number or one for each of the {count} {what}, got {found.shape[0]}")
         return found.expand(count)
