@@ -35,7 +35,7 @@ const AnyTables* reveal(const LatticeTables* tables) { return reinterpret_cast<c
 template <class K>
 struct Band {
   HashTable<K> simplices, vertices;  // vertices: the corners of the simplices; band 0 takes in all others'
-  HashTable<K> bridges;              // vertices that only the blur passes through
+  HashTable<K> bridges;              // vertices that only the blur passes through, found by the band's thread
   Buffer<int32_t> simplex_vertices;  // [S, d+1] vertex ids, of this band's table until the merge
   int64_t first_simplex = 0;         // global id of this band's first simplex
   int64_t first_image = 0;           // of this band's first point
@@ -257,7 +257,8 @@ class Builder {
       if (thread == 0) status_ = merge();
       team.barrier();
       if (status_ == Status::kOk && request_.bridges) {
-        if (!find_bridges(&mine)) mine.status = Status::kOutOfMemory;
+        if (!find_bridges(band(tables_->simplices, team.size(), thread), &mine.bridges))
+          mine.status = Status::kOutOfMemory;
         team.barrier();
         if (thread == 0) status_ = add_bridges();
       }
@@ -371,33 +372,40 @@ class Builder {
     return checked_size();
   }
 
-  // Collects the bridges of this band's simplices.
-  bool find_bridges(Band<K>* band) const {
-    if (!band->bridges.init(band->simplices.size())) return false;
-    for (int64_t i = 0; i < band->images(); ++i) {
-      const bool sparse = corners_[band->first_image + i] * kSparse <= image_points_;
-      if (!find_bridges(band->simplices_of(i), sparse, band)) return false;
+  // Collects the bridges of some simplices, counted through all bands: one band may have most of them (a
+  // street under a sky), and this way the threads share the work.
+  bool find_bridges(Range simplices, HashTable<K>* bridges) const {
+    if (!bridges->init(simplices.end - simplices.begin)) return false;
+    for (int b = 0; b < tables_->num_bands; ++b) {
+      const Band<K>& from = tables_->bands[b];
+      for (int64_t i = 0; i < from.images(); ++i) {
+        const Range all = from.simplices_of(i);
+        const Range mine = {larger(all.begin, simplices.begin - from.first_simplex),
+                            smaller(all.end, simplices.end - from.first_simplex)};
+        const bool sparse = corners_[from.first_image + i] * kSparse <= image_points_;
+        if (mine.begin < mine.end && !find_bridges(from, mine, sparse, bridges)) return false;
+      }
     }
     return true;
   }
   // The steps of a simplex from corner k on are a, b, c, d (corner d+1 is corner 0 again): its bridges are k
   // + b, on the way b, a, and in a sparse lattice k + d.
-  bool find_bridges(Range simplices, bool sparse, Band<K>* band) const {
+  bool find_bridges(const Band<K>& from, Range simplices, bool sparse, HashTable<K>* bridges) const {
     const HashTable<K>& corners = tables_->bands[0].vertices;
     const int n = d_ + 1, count = sparse ? 2 * n : n;
     K keys[2][2 * ((D ? D : kMaxDims) + 1)];  // of this simplex, and of the one before, by now prefetched
     for (int64_t i = simplices.begin; i <= simplices.end; ++i) {
       if (i < simplices.end) {
-        bridge_keys(&band->simplex_vertices[i * n], sparse, keys[i % 2]);
-        if (!band->bridges.make_room(2 * count)) return false;
+        bridge_keys(&from.simplex_vertices[i * n], sparse, keys[i % 2]);
+        if (!bridges->make_room(2 * count)) return false;
         for (int k = 0; k < count; ++k) {
           corners.prefetch(keys[i % 2][k]);
-          band->bridges.prefetch(keys[i % 2][k]);
+          bridges->prefetch(keys[i % 2][k]);
         }
       }
       for (int k = 0; k < count && i > simplices.begin; ++k) {
         const K key = keys[(i + 1) % 2][k];
-        if (corners.find(key) == HashTable<K>::kNone) band->bridges.insert(key);
+        if (corners.find(key) == HashTable<K>::kNone) bridges->insert(key);
       }
     }
     return true;
