@@ -12,7 +12,7 @@ $(BIN)/python:
 	python3 -m venv $(VENV)
 
 install: $(BIN)/python  ## editable, with everything for tests and lint
-	$(BIN)/pip install -c constraints.txt -e ".[test,torch,lint]"
+	$(BIN)/pip install -c constraints.txt -e ".[test,train,lint]"
 
 build:  ## after an edit in csrc/: seconds
 	$(BIN)/python setup.py -q build_ext --inplace

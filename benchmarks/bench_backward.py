@@ -8,7 +8,7 @@ checked against the engine's and the gradient of a random direction against a di
 engine (`densecrf.refine`: lattice, normalisation, T updates), the layer's forward pass and its forward and backward
 pass are run in turn, round after round; the table has medians and the ratio to the engine. "kept" is what the
 backward pass holds on to between the two, beyond inputs and results; "peak" the growth of a fresh process's peak
-memory over both. A last line has four photographs as one batch beside the four one by one.
+memory over both. The last lines have four photographs as one batch beside the four one by one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import densecrf
 from densecrf import Bilateral, Gaussian, _native
 from densecrf.nn import DenseCRF
 
-SETTINGS = {**SETTINGS, "crf-as-rnn": (3, 3, 160, 3, 5)}
+SETTINGS = {**SETTINGS, "crf-as-rnn": (3, 3, 160, 3, 5)}  # its bandwidths and weights, in a DenseCRF
 LEARNED: dict[str, dict[str, Any]] = {
     "scalar weights": {},
     "matrices": {"weights": "matrix", "compatibility": "matrix"},
@@ -172,10 +172,10 @@ def row(case: Case, setting: str, learned: str, rounds: int, threads: int) -> di
     return line
 
 
-def batch_row(case: Case, setting: str, rounds: int) -> dict[str, Any]:
-    """Forward and backward pass of a batch of four beside four single images."""
+def batch_row(case: Case, setting: str, rounds: int, height: int, width: int) -> dict[str, Any]:
+    """Forward and backward pass of a batch of four crops beside the four one by one."""
     pairs = [inputs(case, image) for _, image in photographs(case.width, case.height)[:4]]
-    logits, pixels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    logits, pixels = (torch.cat(parts)[:, :, :height, :width].contiguous() for parts in zip(*pairs, strict=True))
     logits.requires_grad_()
     layer = layer_of(case, setting, "scalar weights")
     grad = torch.randn(logits.shape)
@@ -195,8 +195,10 @@ def batch_row(case: Case, setting: str, rounds: int) -> dict[str, Any]:
             run()
             seconds[name].append(time.perf_counter() - start)
     ms = {name: 1000 * median(values) for name, values in seconds.items()}
-    print(f"{setting:10} batch of 4: {ms['batch']:.0f} ms, one by one {ms['singles']:.0f} ms", flush=True)
-    return {"setting": setting, "ms": ms}
+    print(
+        f"{setting:10} {width}x{height}: batch of 4 {ms['batch']:.0f} ms, one by one {ms['singles']:.0f} ms", flush=True
+    )
+    return {"setting": setting, "size": [width, height], "ms": ms}
 
 
 def main() -> None:
@@ -220,7 +222,8 @@ def main() -> None:
         for setting in options.settings
         for learned in options.learned
     ]
-    batches = [batch_row(case, setting, options.rounds) for setting in options.settings]
+    sizes = ((64, 64), (128, 128), (240, 320), (case.height, case.width))
+    batches = [batch_row(case, setting, options.rounds, *size) for setting in options.settings for size in sizes]
     if options.output:
         stamp = {
             "machine": platform.processor() or platform.machine(),

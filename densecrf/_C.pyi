@@ -84,7 +84,7 @@ class _Ops(Protocol):
         kernels: list[Any],
         iterations: int,
         output: bool,
-        states: bool,
+        states: Workspace | bool | None,
         keep_every: int,
         threads: int,
         /,

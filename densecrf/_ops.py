@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densecrf import _native, _workspaces
+from densecrf import _C, _native, _workspaces
 from densecrf.numerics import METHODS
 from densecrf.spatial import Grid
 
@@ -372,7 +372,7 @@ def mean_field(
         every = 0 if states else _segment_length(iterations)
     with _workspaces.borrow() as workspace, _native.speaking_of("logits"):
         scores, left, kept = native.mean_field_train(
-            workspace, array, None, kernels.native, iterations, True, states, every, _threads()
+            workspace, array, None, kernels.native, iterations, True, states or None, every, _threads()
         )
     return (
         torch.from_numpy(scores),
@@ -433,19 +433,14 @@ def mean_field_backward(
     """
     flags = [tuple(wanted[5 * k : 5 * k + 5]) for k in range(len(couplings))]
     kernels = _Kernels(couplings, weights, index, sigmas, norm_in, norm_out, shape, method)
-    run = _BackwardRun(grad, logits, kernels, couplings, flags)
-    try:
-        if kept.shape[0] == 0:
-            run.segment(iterations, None, states if states.numel() else None)
-        else:
-            every = _segment_length(iterations)
-            for start in reversed(range(0, iterations, every)):
-                initial = None if start == 0 else kept[start // every - 1]
-                run.segment(min(every, iterations - start), initial, None)
-    except ValueError as error:
-        if str(error) != "not finite":
-            raise
-        run.spoil()
+    with _workspaces.borrow() as workspace:  # one for all: fresh memory costs time
+        run = _BackwardRun(workspace, grad, logits, kernels, couplings, flags)
+        try:
+            run.go_back(iterations, states, kept)
+        except ValueError as error:
+            if str(error) != "not finite":
+                raise
+            run.spoil()
     return run.results(couplings, weights, sigmas, norm_in, norm_out)
 
 
@@ -454,6 +449,7 @@ class _BackwardRun:
 
     def __init__(
         self,
+        workspace: _C.Workspace,
         grad: Tensor,
         logits: Tensor,
         kernels: _Kernels,
@@ -470,36 +466,48 @@ class _BackwardRun:
         for coupling, grid, f in zip(couplings, kernels.grids, flags, strict=True):
             axes = len(grid.axes) if grid is not None and f[2] else 0
             self.wanted += [(2 if coupling.ndim == 2 else 1, False, False, False)] * axes
+        self.workspace, self.states = workspace, _C.Workspace()  # states: of one segment after the other
         self.spoiled = False
         self.grad_logits: Any = None
         self.parts: list[list[Any]] = [[None] * 4 for _ in self.wanted]
 
+    def go_back(self, iterations: int, states: Tensor, kept: Tensor) -> None:
+        """Go back through a run, in one piece where its states were kept, else from one kept Q to the one before."""
+        if kept.shape[0] == 0:
+            return self.segment(iterations, None, states if states.numel() else None)
+        every = _segment_length(iterations)
+        for start in reversed(range(0, iterations, every)):
+            initial = None if start == 0 else kept[start // every - 1]
+            self.segment(min(every, iterations - start), initial, None)
+
     def segment(self, iterations: int, initial: Tensor | None, states: Tensor | None) -> None:
         """Go back through some iterations, computing their filtered values again where they were not kept."""
         start = None if initial is None else _array(initial)
-        with _workspaces.borrow() as workspace:
-            if states is None:
-                again = iterations if self.inner else iterations - 1
-                values = np.empty(0, self.logits.dtype)
-                if again > 0:
-                    values = self.native.mean_field_train(
-                        workspace, self.logits, start, self.kernels.native, again, False, True, 0, _threads()
-                    )[1]
-            else:
-                values = _array(states)
-            grad_logits, grad_start, parts = self.native.mean_field_backward(
-                workspace,
-                self.grad,
-                self.logits,
-                start,
-                self.kernels.native,
-                self.probes,
-                self.wanted,
-                iterations,
-                values,
-                _threads(),
-            )
-        self.grad_logits = grad_logits if self.grad_logits is None else self.grad_logits + grad_logits
+        if states is None:
+            again = iterations if self.inner else iterations - 1
+            values = np.empty(0, self.logits.dtype)
+            if again > 0:
+                values = self.native.mean_field_train(
+                    self.workspace, self.logits, start, self.kernels.native, again, False, self.states, 0, _threads()
+                )[1]
+        else:
+            values = _array(states)
+        grad_logits, grad_start, parts = self.native.mean_field_backward(
+            self.workspace,
+            self.grad,
+            self.logits,
+            start,
+            self.kernels.native,
+            self.probes,
+            self.wanted,
+            iterations,
+            values,
+            _threads(),
+        )
+        if self.grad_logits is None:
+            self.grad_logits = grad_logits
+        else:
+            self.grad_logits += grad_logits
         self.grad = grad_start
         for total, part in zip(self.parts, parts, strict=True):
             for i, array in enumerate(part):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from densecrf import _C
 
-KEEP_BYTES = 256 << 20  # a larger workspace goes back to the system at once
+KEEP_BYTES = 512 << 20  # a larger workspace goes back to the system at once
 
 _idle: list[_C.Workspace] = []
 

@@ -40,11 +40,12 @@ void expect_logits(const Array<T>& logits, const py::object& initial, int iterat
 }
 
 // (scores of the last update or None, states or None, kept Q or None).  `states`: leave what the backward
-// pass wants; `keep_every`: keep Q after every so many iterations, or 0; `output`: compute the scores.
+// pass wants, in an array (True) or in a workspace, or not (None); `keep_every`: keep Q after every so many
+// iterations, or 0; `output`: compute the scores.
 template <class T>
 py::tuple mean_field_train(Workspace& workspace, const Array<T>& logits, const py::object& initial,
-                           const py::list& kernels, int iterations, bool output, bool states, int keep_every,
-                           int threads) {
+                           const py::list& kernels, int iterations, bool output, const py::object& states,
+                           int keep_every, int threads) {
   expect_logits(logits, initial, iterations, threads);
   expect(output || iterations > 0, "without iterations there is nothing but the output");
   HeldKernels<T> held(kernels, logits.shape(0), logits.shape(0) * logits.shape(2), int(logits.shape(1)));
@@ -58,8 +59,13 @@ py::tuple mean_field_train(Workspace& workspace, const Array<T>& logits, const p
     request.output = array.mutable_data();
     out = array;
   }
-  if (states) {
-    Array<T> array(iterations * ops<T>().mean_field_states(request));
+  if (!states.is_none()) {
+    const int64_t size = iterations * ops<T>().mean_field_states(request);
+    Array<T> array =
+        py::isinstance<Workspace>(states)
+            ? Array<T>({size}, static_cast<T*>(states.cast<Workspace&>().reserve(size * sizeof(T) + 64)),
+                       states)
+            : Array<T>(size);
     request.states = array.mutable_data();
     left = array;
   }
