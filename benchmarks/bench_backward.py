@@ -18,7 +18,6 @@ import json
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -26,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare_pydensecrf import MAIN, SETTINGS, Case, peak_resident, photographs, unary_of
+from compare_pydensecrf import MAIN, SETTINGS, Case, interleaved, peak_resident, photographs, unary_of
 from torch import Tensor
 
 import densecrf
@@ -95,12 +94,7 @@ def time_photo(case: Case, setting: str, learned: str, image: np.ndarray, rounds
         "forward": forward,
         "both": lambda: layer(logits, pixels).backward(grad),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+    seconds = interleaved(runs, rounds)
     return {name: median(values) for name, values in seconds.items()}
 
 
@@ -188,12 +182,7 @@ def batch_row(case: Case, setting: str, rounds: int, height: int, width: int) ->
         "batch": lambda: layer(logits, pixels).backward(grad),
         "singles": singles,
     }
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
+    seconds = interleaved(runs, rounds)
     ms = {name: 1000 * median(values) for name, values in seconds.items()}
     print(
         f"{setting:10} {width}x{height}: batch of 4 {ms['batch']:.0f} ms, one by one {ms['singles']:.0f} ms", flush=True

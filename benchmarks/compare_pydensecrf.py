@@ -19,6 +19,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -120,6 +121,11 @@ def time_case(case: Case, setting: str, rounds: int, image: Array) -> dict[str, 
         "1 thread": lambda: ours(image, unary, setting, case, 1),
         "2 threads": lambda: ours(image, unary, setting, case, 2),
     }
+    return interleaved(runs, rounds)
+
+
+def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each run, called in turn, round after round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():

@@ -382,20 +382,8 @@ def mean_field(
 
 
 @mean_field.register_fake
-def _(
-    logits: Tensor,
-    couplings: list[Tensor],
-    weights: list[Tensor],
-    index: list[Tensor],
-    sigmas: list[Tensor],
-    norm_in: list[Tensor],
-    norm_out: list[Tensor],
-    shape: list[int],
-    method: str,
-    iterations: int,
-    keep: bool,
-    recompute: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    keep = others[-2]
     states: Any = 0
     kept: Any = 0
     if keep:
@@ -554,22 +542,8 @@ def _contracted(grad: Any, coupling: Tensor) -> float:
 
 
 @mean_field_backward.register_fake
-def _(
-    grad: Tensor,
-    logits: Tensor,
-    couplings: list[Tensor],
-    weights: list[Tensor],
-    index: list[Tensor],
-    sigmas: list[Tensor],
-    norm_in: list[Tensor],
-    norm_out: list[Tensor],
-    states: Tensor,
-    kept: Tensor,
-    shape: list[int],
-    method: str,
-    iterations: int,
-    wanted: list[bool],
-) -> list[Tensor]:
+def _(grad: Tensor, logits: Tensor, *others: Any) -> list[Tensor]:
+    couplings, weights, _, sigmas, norm_in, norm_out, *_, wanted = others
     out = [torch.empty_like(logits, memory_format=torch.contiguous_format)]
     flags = iter(wanted)
     for likes in zip(couplings, weights, sigmas, norm_in, norm_out, strict=True):
