@@ -48,6 +48,17 @@ inline void check(Status status) {
   }
 }
 
+// Runs a function of the engine without the GIL; what goes wrong becomes an exception.
+template <class F>
+void without_gil(F&& run) {
+  Status status;
+  {
+    py::gil_scoped_release release;
+    status = run();
+  }
+  check(status);
+}
+
 // Scratch memory that its owner may keep between calls.
 class Workspace {
  public:

@@ -64,12 +64,7 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
       if (tables) ops<T>().lattice_free(tables);
     }
   } owner;
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = ops<T>().lattice_build(request, &owner.tables);
-  }
-  check(status);
+  without_gil([&] { return ops<T>().lattice_build(request, &owner.tables); });
   LatticeSizes sizes = ops<T>().lattice_sizes(owner.tables);
   Ints simplex_vertices({sizes.simplices, corners});
   Ints chains(sizes.chained);
@@ -90,12 +85,7 @@ Array<T> lattice_self(const py::tuple& lattice, int threads) {
   expect_threads(threads);
   Array<T> out(held.view.points);
   T* data = out.mutable_data();
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = ops<T>().lattice_self(held.view, threads, data);
-  }
-  check(status);
+  without_gil([&] { return ops<T>().lattice_self(held.view, threads, data); });
   return out;
 }
 
@@ -112,12 +102,8 @@ Array<T> filter(const py::tuple& lattice, const Array<T>& values, bool transpose
   void* space = workspace.reserve(ops<T>().filter_workspace(held.view, channels, threads));
   const T* from = values.data();
   T* to = out.mutable_data();
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = ops<T>().filter(held.view, images, channels, from, to, transpose, threads, space);
-  }
-  check(status);
+  without_gil(
+      [&] { return ops<T>().filter(held.view, images, channels, from, to, transpose, threads, space); });
   return out;
 }
 
@@ -134,12 +120,7 @@ Array<T> grid_filter(const py::tuple& grid, const Array<T>& values, int threads)
   void* space = workspace.reserve(ops<T>().grid_filter_workspace(held.view, channels, threads));
   const T* from = values.data();
   T* to = out.mutable_data();
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = ops<T>().grid_filter(held.view, channels, from, to, threads, space);
-  }
-  check(status);
+  without_gil([&] { return ops<T>().grid_filter(held.view, channels, from, to, threads, space); });
   return out;
 }
 
@@ -179,12 +160,7 @@ py::tuple mean_field(Workspace& workspace, const Array<T>& unary, T unary_sign, 
   request.checkpoint = checkpoint;
   request.checkpoint_data = const_cast<py::object*>(&progress);
   void* space = workspace.reserve(ops<T>().mean_field_workspace(request));
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = ops<T>().mean_field(request, space);
-  }
-  check(status);
+  without_gil([&] { return ops<T>().mean_field(request, space); });
   py::object energy = py::none();
   if (free_energy) energy = Array<double>(int64_t(request.iterations_done) + 1, energies.data());
   return py::make_tuple(probs, request.iterations_done, energy);

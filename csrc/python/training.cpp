@@ -77,12 +77,7 @@ py::tuple mean_field_train(Workspace& workspace, const Array<T>& logits, const p
     kept = array;
   }
   void* space = workspace.reserve(ops<T>().mean_field_workspace(request));
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = ops<T>().mean_field(request, space);
-  }
-  check(status);
+  without_gil([&] { return ops<T>().mean_field(request, space); });
   return py::make_tuple(out, left, kept);
 }
 
@@ -165,12 +160,7 @@ py::tuple mean_field_backward(Workspace& workspace, const Array<T>& grad, const 
                                   held_probes.size(),
                                   views.data()};
   void* space = workspace.reserve(ops<T>().mean_field_backward_workspace(request));
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = ops<T>().mean_field_backward(request, space);
-  }
-  check(status);
+  without_gil([&] { return ops<T>().mean_field_backward(request, space); });
   py::list results;
   for (const HeldGradient<T>& g : gradients) results.append(g.results());
   return py::make_tuple(grad_logits, initial.is_none() ? py::object(py::none()) : py::object(grad_initial),
@@ -192,12 +182,9 @@ Array<T> filter_weights_grad(const py::tuple& lattice, const Array<T>& values, c
   void* space = workspace.reserve(ops<T>().filter_weights_grad_workspace(held.view, channels, threads));
   const T *from = values.data(), *back = grad.data();
   T* to = out.mutable_data();
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = ops<T>().filter_weights_grad(held.view, images, channels, from, back, to, threads, space);
-  }
-  check(status);
+  without_gil([&] {
+    return ops<T>().filter_weights_grad(held.view, images, channels, from, back, to, threads, space);
+  });
   return out;
 }
 
@@ -220,12 +207,7 @@ Array<T> lattice_features_grad(const Array<T>& features, double scale, bool pad_
   Array<T> out = like(features);
   T* to = out.mutable_data();
   const T* from = grad_weights.data();
-  Status status;
-  {
-    py::gil_scoped_release release;
-    status = ops<T>().lattice_features_grad(request, from, to);
-  }
-  check(status);
+  without_gil([&] { return ops<T>().lattice_features_grad(request, from, to); });
   return out;
 }
 
