@@ -17,12 +17,8 @@ MAX_THREADS: int
 def simd() -> str:
     """SIMD level in use: "baseline", "avx2" or "avx512"."""
 
-class Workspace:
-    """Scratch memory of `mean_field`, kept between calls; not to be used by two calls at a time."""
-
-    def __init__(self) -> None: ...
-    @property
-    def nbytes(self) -> int: ...
+def keep_memory(nbytes: int, /) -> None:
+    """Keep so much memory of past calls and arrays at most for later ones; 512 MiB unless told."""
 
 _Array: TypeAlias = NDArray[Any]  # of T, where nothing else is said
 _Lattice: TypeAlias = tuple[Any, ...]  # see Lattice._native
@@ -60,7 +56,6 @@ class _Ops(Protocol):
     def grid_filter(self, grid: _Grid, values: _Array, threads: int, /) -> _Array: ...
     def mean_field(
         self,
-        workspace: Workspace,
         unary: _Array,  # [B, L, N]
         unary_sign: float,
         initial: _Array | None,
@@ -78,20 +73,18 @@ class _Ops(Protocol):
     def mean_field_states(self, logits: _Array, kernels: list[Any], /) -> int: ...
     def mean_field_train(
         self,
-        workspace: Workspace,
         logits: _Array,  # [B, L, N]
         initial: _Array | None,
         kernels: list[Any],
         iterations: int,
         output: bool,
-        states: Workspace | bool | None,
+        states: bool,
         keep_every: int,
         threads: int,
         /,
     ) -> tuple[_Array | None, _Array | None, _Array | None]: ...  # scores, states, kept Q
     def mean_field_backward(
         self,
-        workspace: Workspace,
         grad: _Array,
         logits: _Array,
         initial: _Array | None,

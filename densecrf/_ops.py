@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densecrf import _C, _native, _workspaces
+from densecrf import _C, _native
 from densecrf.numerics import METHODS
 from densecrf.spatial import Grid
 
@@ -27,6 +27,9 @@ MAX_DIMS = _native.MAX_DIMS
 # logits; beyond (dense lattices, fine grids) Q is kept now and then and the values between are computed again.
 _MOST_STATES = 2.5
 _SEGMENTS = 3  # pieces in which a run is computed again
+
+# A training step wants the same large blocks of memory as the one before.
+_C.keep_memory(2 << 30)
 
 
 def _threads() -> int:
@@ -370,9 +373,9 @@ def mean_field(
         size = iterations * native.mean_field_states(array, kernels.native)
         states = recompute < 0 or (recompute == 0 and size <= _MOST_STATES * array.size)
         every = 0 if states else _segment_length(iterations)
-    with _workspaces.borrow() as workspace, _native.speaking_of("logits"):
+    with _native.speaking_of("logits"):
         scores, left, kept = native.mean_field_train(
-            workspace, array, None, kernels.native, iterations, True, states or None, every, _threads()
+            array, None, kernels.native, iterations, True, states, every, _threads()
         )
     return (
         torch.from_numpy(scores),
@@ -421,14 +424,13 @@ def mean_field_backward(
     """
     flags = [tuple(wanted[5 * k : 5 * k + 5]) for k in range(len(couplings))]
     kernels = _Kernels(couplings, weights, index, sigmas, norm_in, norm_out, shape, method)
-    with _workspaces.borrow() as workspace:  # one for all: fresh memory costs time
-        run = _BackwardRun(workspace, grad, logits, kernels, couplings, flags)
-        try:
-            run.go_back(iterations, states, kept)
-        except ValueError as error:
-            if str(error) != "not finite":
-                raise
-            run.spoil()
+    run = _BackwardRun(grad, logits, kernels, couplings, flags)
+    try:
+        run.go_back(iterations, states, kept)
+    except ValueError as error:
+        if str(error) != "not finite":
+            raise
+        run.spoil()
     return run.results(couplings, weights, sigmas, norm_in, norm_out)
 
 
@@ -437,7 +439,6 @@ class _BackwardRun:
 
     def __init__(
         self,
-        workspace: _C.Workspace,
         grad: Tensor,
         logits: Tensor,
         kernels: _Kernels,
@@ -454,7 +455,6 @@ class _BackwardRun:
         for coupling, grid, f in zip(couplings, kernels.grids, flags, strict=True):
             axes = len(grid.axes) if grid is not None and f[2] else 0
             self.wanted += [(2 if coupling.ndim == 2 else 1, False, False, False)] * axes
-        self.workspace, self.states = workspace, _C.Workspace()  # states: of one segment after the other
         self.spoiled = False
         self.grad_logits: Any = None
         self.parts: list[list[Any]] = [[None] * 4 for _ in self.wanted]
@@ -476,12 +476,11 @@ class _BackwardRun:
             values = np.empty(0, self.logits.dtype)
             if again > 0:
                 values = self.native.mean_field_train(
-                    self.workspace, self.logits, start, self.kernels.native, again, False, self.states, 0, _threads()
+                    self.logits, start, self.kernels.native, again, False, True, 0, _threads()
                 )[1]
         else:
             values = _array(states)
         grad_logits, grad_start, parts = self.native.mean_field_backward(
-            self.workspace,
             self.grad,
             self.logits,
             start,

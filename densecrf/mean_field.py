@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from densecrf import _checks, _inputs, _native, _workspaces, presets, reference
+from densecrf import _checks, _inputs, _native, presets, reference
 from densecrf.features import Domain
 from densecrf.kernels import Bilateral, Gaussian, Kernel
 from densecrf.lattice import Lattice
@@ -163,9 +163,8 @@ class DenseCRF:
     ) -> Any:
         kernels = [(*parts, self._cast(coupling(mu, weight))) for parts, weight in zip(prepared, weights, strict=True)]
         mask = None if self.domain.mask is None else self.domain.mask.view(np.uint8)
-        with _workspaces.borrow() as workspace, _native.speaking_of(options.source):
+        with _native.speaking_of(options.source):
             q, done, energy = _native.ops(self.dtype).mean_field(
-                workspace,
                 values[None],
                 sign,
                 options.initial,

@@ -2,7 +2,6 @@
 // by every SIMD level, and the linker keeps only one of them (see core/macros.h).
 #pragma once
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 
 #include "core/macros.h"
@@ -26,7 +25,7 @@ class Buffer {
   Buffer() = default;
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { std::free(data_); }
+  ~Buffer() { release(); }
 
   bool reserve(int64_t n) {
     if (n <= capacity_) return true;
@@ -34,7 +33,7 @@ class Buffer {
     T* grown = static_cast<T*>(allocate(size_t(want) * sizeof(T)));
     if (!grown) return false;
     if (size_ > 0) std::memcpy(static_cast<void*>(grown), data_, size_t(size_) * sizeof(T));
-    std::free(data_);
+    densecrf::release(data_, size_t(capacity_) * sizeof(T));
     data_ = grown;
     capacity_ = want;
     return true;
@@ -45,7 +44,7 @@ class Buffer {
     return true;
   }
   void release() {
-    std::free(data_);
+    densecrf::release(data_, size_t(capacity_) * sizeof(T));
     data_ = nullptr;
     size_ = capacity_ = 0;
   }

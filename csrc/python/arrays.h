@@ -6,12 +6,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cstdlib>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "cpu/memory.h"
 #include "densecrf.h"
+#include "python/memory.h"
 
 namespace py = pybind11;
 
@@ -59,30 +59,21 @@ void without_gil(F&& run) {
   check(status);
 }
 
-// Scratch memory that its owner may keep between calls.
-class Workspace {
- public:
-  Workspace() = default;
-  Workspace(const Workspace&) = delete;
-  Workspace& operator=(const Workspace&) = delete;
-  ~Workspace() { std::free(data_); }
-
-  void* reserve(size_t bytes) {
-    if (bytes == 0) throw std::bad_alloc();  // the size could not be worked out for lack of memory
-    if (bytes <= bytes_) return data_;
-    std::free(data_);
-    bytes_ = 0;
-    data_ = allocate(bytes);
-    if (!data_) throw std::bad_alloc();
-    bytes_ = bytes;
-    return data_;
-  }
-  size_t size() const { return bytes_; }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
-};
+// An uninitialised array.
+template <class T>
+Array<T> empty(std::vector<py::ssize_t> shape) {
+  size_t count = 1;
+  for (py::ssize_t n : shape) count *= size_t(n);
+  if (count * sizeof(T) < Memory::kWorthKeeping) return Array<T>(std::move(shape));
+  auto memory = std::make_unique<Memory>(count * sizeof(T));
+  py::capsule owner(memory.get(), [](void* held) { delete static_cast<Memory*>(held); });
+  T* data = static_cast<T*>(memory.release()->data());
+  return Array<T>(std::move(shape), data, owner);
+}
+template <class T>
+Array<T> like(const Array<T>& a) {
+  return empty<T>(std::vector<py::ssize_t>(a.shape(), a.shape() + a.ndim()));
+}
 
 inline void expect(bool condition, const char* message) {
   if (!condition) throw py::value_error(message);

@@ -39,7 +39,7 @@ Array<T> make_features(const std::vector<int64_t>& size, int spatial, const std:
            "image has the wrong size");
     request.image = request.image_is_uint8 ? static_cast<const void*>(bytes.data()) : values.data();
   }
-  Array<T> features({points, int64_t(spatial + channels)});
+  Array<T> features = empty<T>({points, spatial + channels});
   request.features = features.mutable_data();
   py::gil_scoped_release release;
   ops<T>().make_features(request);
@@ -53,8 +53,8 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
   expect(features.shape(2) >= 1 && features.shape(2) <= kMaxDims, "features have too many dimensions");
   expect_threads(threads);
   const int64_t points = features.shape(0) * features.shape(1), corners = features.shape(2) + 1;
-  Ints simplex(points);
-  Array<T> weights({points, corners});
+  Ints simplex = empty<int32_t>({points});
+  Array<T> weights = empty<T>({points, corners});
   LatticeRequest<T> request{
       features.data(), points,  features.shape(0), int(corners) - 1,       scale,
       pad_origin,      bridges, threads,           simplex.mutable_data(), weights.mutable_data()};
@@ -66,9 +66,9 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
   } owner;
   without_gil([&] { return ops<T>().lattice_build(request, &owner.tables); });
   LatticeSizes sizes = ops<T>().lattice_sizes(owner.tables);
-  Ints simplex_vertices({sizes.simplices, corners});
-  Ints chains(sizes.chained);
-  Array<int64_t> chain_starts(corners + 1);
+  Ints simplex_vertices = empty<int32_t>({sizes.simplices, corners});
+  Ints chains = empty<int32_t>({sizes.chained});
+  Array<int64_t> chain_starts = empty<int64_t>({corners + 1});
   {
     int32_t* v = simplex_vertices.mutable_data();
     int32_t* c = chains.mutable_data();
@@ -83,7 +83,7 @@ template <class T>
 Array<T> lattice_self(const py::tuple& lattice, int threads) {
   HeldLattice<T> held(lattice);
   expect_threads(threads);
-  Array<T> out(held.view.points);
+  Array<T> out = empty<T>({held.view.points});
   T* data = out.mutable_data();
   without_gil([&] { return ops<T>().lattice_self(held.view, threads, data); });
   return out;
@@ -97,13 +97,13 @@ Array<T> filter(const py::tuple& lattice, const Array<T>& values, bool transpose
          "values must be [B, C, N / B]");
   const int64_t images = values.shape(0);
   const int channels = int(values.shape(1));
-  Array<T> out({values.shape(0), values.shape(1), values.shape(2)});
-  Workspace workspace;
-  void* space = workspace.reserve(ops<T>().filter_workspace(held.view, channels, threads));
+  Array<T> out = like(values);
+  const Memory workspace(ops<T>().filter_workspace(held.view, channels, threads));
   const T* from = values.data();
   T* to = out.mutable_data();
-  without_gil(
-      [&] { return ops<T>().filter(held.view, images, channels, from, to, transpose, threads, space); });
+  without_gil([&] {
+    return ops<T>().filter(held.view, images, channels, from, to, transpose, threads, workspace.data());
+  });
   return out;
 }
 
@@ -115,19 +115,18 @@ Array<T> grid_filter(const py::tuple& grid, const Array<T>& values, int threads)
   expect(values.shape(0) * values.shape(2) == held.points(),
          "grid and values differ in the number of points");
   const int channels = int(values.shape(1));
-  Array<T> out({values.shape(0), values.shape(1), values.shape(2)});
-  Workspace workspace;
-  void* space = workspace.reserve(ops<T>().grid_filter_workspace(held.view, channels, threads));
+  Array<T> out = like(values);
+  const Memory workspace(ops<T>().grid_filter_workspace(held.view, channels, threads));
   const T* from = values.data();
   T* to = out.mutable_data();
-  without_gil([&] { return ops<T>().grid_filter(held.view, channels, from, to, threads, space); });
+  without_gil([&] { return ops<T>().grid_filter(held.view, channels, from, to, threads, workspace.data()); });
   return out;
 }
 
 template <class T>
-py::tuple mean_field(Workspace& workspace, const Array<T>& unary, T unary_sign, const py::object& initial,
-                     const py::list& kernels, bool potts, int iterations, T damping, T tolerance,
-                     const py::object& mask, bool free_energy, int threads, const py::object& progress) {
+py::tuple mean_field(const Array<T>& unary, T unary_sign, const py::object& initial, const py::list& kernels,
+                     bool potts, int iterations, T damping, T tolerance, const py::object& mask,
+                     bool free_energy, int threads, const py::object& progress) {
   expect(unary.ndim() == 3 && unary.size() > 0, "unary must be [B, L, N / B]");
   expect_threads(threads);
   expect(iterations >= 0, "iterations must not be negative");
@@ -152,15 +151,15 @@ py::tuple mean_field(Workspace& workspace, const Array<T>& unary, T unary_sign, 
     expect(mask_bytes.size() == request.points, "mask has the wrong size");
     request.mask = mask_bytes.data();
   }
-  Array<T> probs({unary.shape(0), unary.shape(1), unary.shape(2)});
+  Array<T> probs = like(unary);
   request.output = probs.mutable_data();
   std::vector<double> energies(free_energy ? size_t(iterations) + 1 : 0);
   request.free_energy = free_energy ? energies.data() : nullptr;
   request.threads = threads;
   request.checkpoint = checkpoint;
   request.checkpoint_data = const_cast<py::object*>(&progress);
-  void* space = workspace.reserve(ops<T>().mean_field_workspace(request));
-  without_gil([&] { return ops<T>().mean_field(request, space); });
+  const Memory workspace(ops<T>().mean_field_workspace(request));
+  without_gil([&] { return ops<T>().mean_field(request, workspace.data()); });
   py::object energy = py::none();
   if (free_energy) energy = Array<double>(int64_t(request.iterations_done) + 1, energies.data());
   return py::make_tuple(probs, request.iterations_done, energy);
@@ -194,7 +193,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("MAX_DIMS") = kMaxDims;
   m.attr("MAX_THREADS") = kMaxThreads;
   m.def("simd", [] { return backend().name; });
-  py::class_<Workspace>(m, "Workspace").def(py::init<>()).def_property_readonly("nbytes", &Workspace::size);
+  m.def("keep_memory", &Memory::keep);
   define<float>(m.def_submodule("f32"));
   define<double>(m.def_submodule("f64"));
 }

@@ -5,11 +5,6 @@ namespace densecrf {
 
 namespace {
 
-template <class T>
-Array<T> like(const Array<T>& a) {
-  return Array<T>(std::vector<py::ssize_t>(a.shape(), a.shape() + a.ndim()));
-}
-
 // A request on logits [B, L, N / B].
 template <class T>
 MeanFieldRequest<T> request_on(const Array<T>& logits, const Array<T>* initial, const HeldKernels<T>& kernels,
@@ -40,12 +35,11 @@ void expect_logits(const Array<T>& logits, const py::object& initial, int iterat
 }
 
 // (scores of the last update or None, states or None, kept Q or None).  `states`: leave what the backward
-// pass wants, in an array (True) or in a workspace, or not (None); `keep_every`: keep Q after every so many
+// pass wants; `keep_every`: keep Q after every so many
 // iterations, or 0; `output`: compute the scores.
 template <class T>
-py::tuple mean_field_train(Workspace& workspace, const Array<T>& logits, const py::object& initial,
-                           const py::list& kernels, int iterations, bool output, const py::object& states,
-                           int keep_every, int threads) {
+py::tuple mean_field_train(const Array<T>& logits, const py::object& initial, const py::list& kernels,
+                           int iterations, bool output, bool states, int keep_every, int threads) {
   expect_logits(logits, initial, iterations, threads);
   expect(output || iterations > 0, "without iterations there is nothing but the output");
   HeldKernels<T> held(kernels, logits.shape(0), logits.shape(0) * logits.shape(2), int(logits.shape(1)));
@@ -59,25 +53,21 @@ py::tuple mean_field_train(Workspace& workspace, const Array<T>& logits, const p
     request.output = array.mutable_data();
     out = array;
   }
-  if (!states.is_none()) {
+  if (states) {
     const int64_t size = iterations * ops<T>().mean_field_states(request);
-    Array<T> array =
-        py::isinstance<Workspace>(states)
-            ? Array<T>({size}, static_cast<T*>(states.cast<Workspace&>().reserve(size * sizeof(T) + 64)),
-                       states)
-            : Array<T>(size);
+    Array<T> array = empty<T>({size});
     request.states = array.mutable_data();
     left = array;
   }
   if (keep_every > 0) {
     const int64_t count = iterations > 0 ? (iterations - 1) / keep_every : 0;
-    Array<T> array({count, int64_t(logits.shape(0)), int64_t(logits.shape(1)), int64_t(logits.shape(2))});
+    Array<T> array = empty<T>({count, logits.shape(0), logits.shape(1), logits.shape(2)});
     request.kept = array.mutable_data();
     request.keep_every = keep_every;
     kept = array;
   }
-  void* space = workspace.reserve(ops<T>().mean_field_workspace(request));
-  without_gil([&] { return ops<T>().mean_field(request, space); });
+  const Memory workspace(ops<T>().mean_field_workspace(request));
+  without_gil([&] { return ops<T>().mean_field(request, workspace.data()); });
   return py::make_tuple(out, left, kept);
 }
 
@@ -110,7 +100,7 @@ struct HeldGradient {
 
  private:
   T* take(std::vector<py::ssize_t> shape, py::object* into) {
-    Array<T> array(std::move(shape));
+    Array<T> array = empty<T>(std::move(shape));
     *into = array;
     return array.mutable_data();
   }
@@ -119,9 +109,9 @@ struct HeldGradient {
 // (gradient of the logits, gradient of the scores behind `initial` or None, [gradients of each kernel and
 // probe])
 template <class T>
-py::tuple mean_field_backward(Workspace& workspace, const Array<T>& grad, const Array<T>& logits,
-                              const py::object& initial, const py::list& kernels, const py::list& probes,
-                              const py::list& wanted, int iterations, const Array<T>& states, int threads) {
+py::tuple mean_field_backward(const Array<T>& grad, const Array<T>& logits, const py::object& initial,
+                              const py::list& kernels, const py::list& probes, const py::list& wanted,
+                              int iterations, const Array<T>& states, int threads) {
   expect_logits(logits, initial, iterations, threads);
   expect(grad.size() == logits.size(), "grad has the wrong size");
   expect(initial.is_none() || iterations > 0, "without iterations there is no way back to the initial Q");
@@ -159,8 +149,8 @@ py::tuple mean_field_backward(Workspace& workspace, const Array<T>& grad, const 
                                   held_probes.data(),
                                   held_probes.size(),
                                   views.data()};
-  void* space = workspace.reserve(ops<T>().mean_field_backward_workspace(request));
-  without_gil([&] { return ops<T>().mean_field_backward(request, space); });
+  const Memory workspace(ops<T>().mean_field_backward_workspace(request));
+  without_gil([&] { return ops<T>().mean_field_backward(request, workspace.data()); });
   py::list results;
   for (const HeldGradient<T>& g : gradients) results.append(g.results());
   return py::make_tuple(grad_logits, initial.is_none() ? py::object(py::none()) : py::object(grad_initial),
@@ -177,13 +167,13 @@ Array<T> filter_weights_grad(const py::tuple& lattice, const Array<T>& values, c
          "values and grad must be [B, C, N / B]");
   const int64_t images = values.shape(0);
   const int channels = int(values.shape(1));
-  Array<T> out({held.view.points, int64_t(held.view.dims) + 1});
-  Workspace workspace;
-  void* space = workspace.reserve(ops<T>().filter_weights_grad_workspace(held.view, channels, threads));
+  Array<T> out = empty<T>({held.view.points, held.view.dims + 1});
+  const Memory workspace(ops<T>().filter_weights_grad_workspace(held.view, channels, threads));
   const T *from = values.data(), *back = grad.data();
   T* to = out.mutable_data();
   without_gil([&] {
-    return ops<T>().filter_weights_grad(held.view, images, channels, from, back, to, threads, space);
+    return ops<T>().filter_weights_grad(held.view, images, channels, from, back, to, threads,
+                                        workspace.data());
   });
   return out;
 }

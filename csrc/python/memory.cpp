@@ -1,0 +1,103 @@
+#include "python/memory.h"
+
+#include <atomic>
+#include <new>
+
+#include "cpu/memory.h"
+
+namespace densecrf {
+
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kKeepAtFirst = 0;  // the sanitizer is to see every use of memory that was given back
+#else
+constexpr size_t kKeepAtFirst = size_t(512) << 20;
+#endif
+
+// Blocks that were given back, the oldest first.
+class Kept {
+ public:
+  // The smallest block of this size or up to a quarter more (for lattices of similar images); null if there
+  // is none.
+  void* take(size_t* bytes) {
+    const Turn turn(&busy_);
+    int best = -1;
+    for (int i = 0; turn.mine && i < count_; ++i) {
+      const size_t found = blocks_[i].bytes;
+      if (found >= *bytes && found - *bytes <= *bytes / 4 && (best < 0 || found < blocks_[best].bytes))
+        best = i;
+    }
+    if (best < 0) return nullptr;
+    *bytes = blocks_[best].bytes;
+    return remove(best);
+  }
+  void put(void* data, size_t bytes) {
+    const Turn turn(&busy_);
+    const size_t limit = limit_.load(std::memory_order_relaxed);
+    if (!turn.mine || bytes > limit) return release(data, bytes);
+    while (count_ == kMost || bytes_ + bytes > limit) drop_oldest();
+    blocks_[count_++] = {data, bytes};
+    bytes_ += bytes;
+  }
+  void limit(size_t bytes) { limit_.store(bytes, std::memory_order_relaxed); }
+
+ private:
+  // Nobody waits: who comes in the middle of another's turn goes to the system instead, and so does a process
+  // that was forked there.
+  struct Turn {
+    std::atomic_flag* busy;
+    bool mine;
+    explicit Turn(std::atomic_flag* flag)
+        : busy(flag), mine(!flag->test_and_set(std::memory_order_acquire)) {}
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn() {
+      if (mine) busy->clear(std::memory_order_release);
+    }
+  };
+  struct Block {
+    void* data;
+    size_t bytes;
+  };
+  static constexpr int kMost = 64;
+
+  void drop_oldest() {
+    const size_t bytes = blocks_[0].bytes;
+    release(remove(0), bytes);
+  }
+  void* remove(int at) {
+    void* data = blocks_[at].data;
+    bytes_ -= blocks_[at].bytes;
+    --count_;
+    for (int i = at; i < count_; ++i) blocks_[i] = blocks_[i + 1];
+    return data;
+  }
+
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  std::atomic<size_t> limit_{kKeepAtFirst};
+  Block blocks_[kMost] = {};
+  int count_ = 0;
+  size_t bytes_ = 0;
+};
+
+Kept kept;
+
+}  // namespace
+
+Memory::Memory(size_t bytes) : data_(nullptr), bytes_(bytes) {
+  if (bytes_ >= kWorthKeeping) data_ = kept.take(&bytes_);
+  if (!data_ && bytes_ > 0) data_ = allocate(bytes_);
+  if (!data_) throw std::bad_alloc();
+}
+
+Memory::~Memory() {
+  if (bytes_ >= kWorthKeeping)
+    kept.put(data_, bytes_);
+  else
+    release(data_, bytes_);
+}
+
+void Memory::keep(size_t bytes) { kept.limit(bytes); }
+
+}  // namespace densecrf
