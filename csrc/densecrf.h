@@ -46,11 +46,10 @@ template <class T>
 struct LatticeRequest {
   const T* features;  // [N, d] already divided by their bandwidths
   int64_t points;
-  int64_t images;  // the points are so many images of equal size, one after the other, that share no vertex
   int dims;
   double scale;     // elevated coordinates = scale * (orthonormal embedding of the features)
   bool pad_origin;  // also insert the simplex of the zero feature (what pydensecrf's padding to a multiple of
-                    // four does); with several images not together with bridges
+                    // four does)
   bool bridges;     // also insert bridges: vertices that the blur passes through on its way between corners
   int threads;
   int32_t* simplex;  // outputs [N] and [N, d+1]
@@ -72,7 +71,6 @@ constexpr int kGridAxes = 3;
 // separable filter.
 template <class T>
 struct GridView {
-  int64_t images;            // so many grids of this size, one after the other, each filtered by itself
   int64_t size[kGridAxes];   // D, H, W (leading axes are 1 for images and lines)
   int spacing[kGridAxes];    // pixels between nodes
   int radius[kGridAxes];     // taps run over offsets -radius ... radius
@@ -101,12 +99,11 @@ struct KernelView {
 
 template <class T>
 struct MeanFieldRequest {
-  int64_t points;    // N, over all images
-  int64_t images;    // B
+  int64_t points;    // N
   int labels;        // L
-  const T* unary;    // [B, L, N / B]
+  const T* unary;    // [L, N]
   T unary_sign;      // logits = unary_sign * unary: +1 for logits, -1 for energies
-  const T* initial;  // [B, L, N / B] Q to continue from, or null
+  const T* initial;  // [L, N] Q to continue from, or null
   const KernelView<T>* kernels;
   int num_kernels;
   bool potts;  // the couplings leave out the constant of a Potts model, which the free energy wants
@@ -115,10 +112,11 @@ struct MeanFieldRequest {
   T tolerance;          // stop when max |Q_new - Q_old| < tolerance; 0 never stops early
   const uint8_t* mask;  // [N] 0 = the pixel takes no part in the free energy, or null
   bool logits;          // the output is z of the last update, not its softmax; not together with tolerance
-  T* output;            // [B, L, N / B]; null: only the states are wanted
+  T* output;            // [L, N]; null: only the states are wanted
   T* states;  // output [iterations, mean_field_states] or null: the filtered values of every iteration
-  T* kept;    // output [(iterations - 1) / keep_every, B, L, N / B] or null: Q after every so many iterations
+  T* kept;    // output [(iterations - 1) / keep_every, L, N] or null: Q after every so many iterations
   int keep_every;
+  int64_t kept_step;    // from one kept Q to the next
   double* free_energy;  // output [iterations + 1] or null
   int iterations_done;  // output
   int threads;
@@ -160,9 +158,9 @@ struct TermGradient {
 template <class T>
 struct MeanFieldGradRequest {
   const MeanFieldRequest<T>* forward;
-  const T* grad;    // [B, L, N / B] of the loss with respect to z of the last update
-  T* grad_unary;    // output [B, L, N / B]
-  T* grad_initial;  // output [B, L, N / B], with `initial`: with respect to the scores whose softmax that is
+  const T* grad;    // [L, N] of the loss with respect to z of the last update
+  T* grad_unary;    // output [L, N]
+  T* grad_initial;  // output [L, N], with `initial`: with respect to the scores whose softmax that is
   const KernelView<T>* probes;  // more kernels, that take no part, whose coupling's gradient (at 0) is wanted
   int num_probes;
   const TermGradient<T>* gradients;  // [num_kernels + num_probes]
@@ -181,14 +179,14 @@ struct Ops {
   // Diagonal of the filter (what a point sends to itself through the lattice), without normalisation.
   Status (*lattice_self)(const LatticeView<T>&, int threads, T* diagonal);
   size_t (*filter_workspace)(const LatticeView<T>&, int channels, int threads);
-  // values, out: [B, C, N / B], B being `images`, or the grid's
-  Status (*filter)(const LatticeView<T>&, int64_t images, int channels, const T* values, T* out,
-                   bool transpose, int threads, void* workspace);
+  // values, out: [C, N]
+  Status (*filter)(const LatticeView<T>&, int channels, const T* values, T* out, bool transpose, int threads,
+                   void* workspace);
   // Gradient [N, d+1] of a loss with respect to the barycentric weights, `grad` being that of the filter's
   // out.
   size_t (*filter_weights_grad_workspace)(const LatticeView<T>&, int channels, int threads);
-  Status (*filter_weights_grad)(const LatticeView<T>&, int64_t images, int channels, const T* values,
-                                const T* grad, T* grad_weights, int threads, void* workspace);
+  Status (*filter_weights_grad)(const LatticeView<T>&, int channels, const T* values, const T* grad,
+                                T* grad_weights, int threads, void* workspace);
   size_t (*grid_filter_workspace)(const GridView<T>&, int channels, int threads);
   Status (*grid_filter)(const GridView<T>&, int channels, const T* values, T* out, int threads,
                         void* workspace);

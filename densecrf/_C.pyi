@@ -44,7 +44,7 @@ class _Ops(Protocol):
         NDArray[np.int32],  # simplex_vertices
         NDArray[np.int32],  # chains
         NDArray[np.int64],  # chain_starts
-        int,  # number of vertices
+        NDArray[np.int64],  # sizes
     ]: ...
     def lattice_self(self, lattice: _Lattice, threads: int, /) -> _Array: ...
     def lattice_features_grad(
@@ -56,7 +56,7 @@ class _Ops(Protocol):
     def grid_filter(self, grid: _Grid, values: _Array, threads: int, /) -> _Array: ...
     def mean_field(
         self,
-        unary: _Array,  # [B, L, N]
+        unary: _Array,  # [L, N]
         unary_sign: float,
         initial: _Array | None,
         kernels: list[Any],  # of (lattice or None, grid or None, norm_in, norm_out, self, coupling)

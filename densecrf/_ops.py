@@ -1,8 +1,8 @@
 """The engine as torch operators: schemas, CPU kernels, fake kernels and gradients.
 
 Everything that knows how tensors become the engine's arrays is in this file. Shapes: B images of n points each,
-values ``[B, C, n]``, features ``[B, n, d]``. A lattice of a batch is one lattice whose images share no vertices;
-it travels as its barycentric weights, the only array with a gradient, and a list of five index arrays.
+values ``[B, C, n]``, features ``[B, n, d]``. The lattices of a batch, one per image, travel as one: their barycentric
+weights, the only array with a gradient, and a list of five index arrays (numbers counted within the image).
 
 Lists of tensors name kernels in order; an empty tensor stands for "none".
 """
@@ -20,7 +20,7 @@ from densecrf import _C, _native
 from densecrf.numerics import METHODS
 from densecrf.spatial import Grid
 
-INDEX_ARRAYS = 5  # simplex, simplex_vertices, chains, chain_starts, number of vertices
+INDEX_ARRAYS = 5  # simplex, simplex_vertices, chains, chain_starts, sizes
 MAX_DIMS = _native.MAX_DIMS
 
 # The filtered values of all iterations are kept for the backward pass while they are at most so many times the
@@ -71,11 +71,11 @@ def _optional(tensor: Tensor) -> Any:
 
 def _lattice(weights: Tensor, index: Sequence[Tensor], method: str) -> tuple[Any, ...]:
     """A lattice as the engine takes it."""
-    simplex, simplex_vertices, chains, chain_starts, num_vertices = index
+    simplex, *others = index
     dims = weights.shape[-1] - 1
     how = METHODS[method](dims, weights.shape[1])
-    arrays = simplex.reshape(-1), weights.reshape(-1, dims + 1), simplex_vertices, chains, chain_starts
-    return (*map(_array, arrays), int(num_vertices), how.blur, how.alpha)
+    arrays = simplex.reshape(-1), weights.reshape(-1, dims + 1), *others
+    return (*map(_array, arrays), how.blur, how.alpha)
 
 
 def _op(name: str) -> Any:
@@ -106,16 +106,13 @@ def lattice_build(features: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor
     images, points, dims = features.shape
     how = METHODS[method](dims, points)
     with _native.speaking_of("image or features"):
-        simplex, weights, simplex_vertices, chains, chain_starts, vertices = _native_ops(features).lattice_build(
+        simplex, weights, *others = _native_ops(features).lattice_build(
             _array(features), how.scale, how.pad_origin, how.bridges, _threads()
         )
     return (
         torch.from_numpy(weights).view(images, points, dims + 1),
         torch.from_numpy(simplex).view(images, points),
-        torch.from_numpy(simplex_vertices),
-        torch.from_numpy(chains),
-        torch.from_numpy(chain_starts),
-        torch.tensor(vertices),
+        *map(torch.from_numpy, others),
     )
 
 
@@ -129,8 +126,8 @@ def _(features: Tensor, method: str) -> tuple[Tensor, ...]:
         features.new_empty((images, points), dtype=torch.int32),
         features.new_empty((simplices, dims + 1), dtype=torch.int32),
         features.new_empty((chained,), dtype=torch.int32),
-        features.new_empty((dims + 2,), dtype=torch.int64),
-        features.new_empty((), dtype=torch.int64),
+        features.new_empty((images, dims + 2), dtype=torch.int64),
+        features.new_empty((images, 2), dtype=torch.int64),
     )
 
 
@@ -496,8 +493,8 @@ class _BackwardRun:
         else:
             self.grad_logits += grad_logits
         self.grad = grad_start
-        for total, part in zip(self.parts, parts, strict=True):
-            for i, array in enumerate(part):
+        for total, (coupling, *others) in zip(self.parts, parts, strict=True):
+            for i, array in enumerate([None if coupling is None else coupling.sum(axis=0), *others]):
                 if array is not None:
                     total[i] = array if total[i] is None else total[i] + array
 

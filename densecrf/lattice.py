@@ -63,12 +63,14 @@ class Lattice:
         flat = _checks.native(found.reshape(-1, found.shape[-1]), self.dtype)
         how = numerics or METHODS[method](flat.shape[1], flat.shape[0])
         with _native.speaking_of("features"):
-            *arrays, self.num_vertices = _native.ops(self.dtype).lattice_build(
+            *arrays, chain_starts, sizes = _native.ops(self.dtype).lattice_build(
                 flat[None], how.scale, how.pad_origin, how.bridges, _native.threads(num_threads)
             )
+        arrays.append(chain_starts[0])
         for a in arrays:
             a.flags.writeable = False
         self.simplex, self.weights, self.simplex_vertices, self.chains, self.chain_starts = arrays
+        self.num_vertices = int(sizes[0, 1])
         self.blur, self.alpha = how.blur, how.alpha
 
     @property
@@ -116,8 +118,9 @@ class Lattice:
         return out.reshape(found.shape)
 
     def _native(self) -> tuple[Any, ...]:
-        arrays = self.simplex, self.weights, self.simplex_vertices, self.chains, self.chain_starts
-        return (*arrays, self.num_vertices, self.blur, self.alpha)
+        arrays = self.simplex, self.weights, self.simplex_vertices, self.chains, self.chain_starts[None]
+        sizes = np.array([[len(self.simplex_vertices), self.num_vertices]])
+        return (*arrays, sizes, self.blur, self.alpha)
 
     def __repr__(self) -> str:
         return (

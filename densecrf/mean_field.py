@@ -165,7 +165,7 @@ class DenseCRF:
         mask = None if self.domain.mask is None else self.domain.mask.view(np.uint8)
         with _native.speaking_of(options.source):
             q, done, energy = _native.ops(self.dtype).mean_field(
-                values[None],
+                values,
                 sign,
                 options.initial,
                 kernels,
@@ -178,7 +178,7 @@ class DenseCRF:
                 self.num_threads,
                 options.progress,
             )
-        return q[0], done, energy
+        return q, done, energy
 
     def _cast(self, weight: Any) -> Any:
         return weight if isinstance(weight, float) else _checks.native(weight, self.dtype)

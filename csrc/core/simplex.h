@@ -127,9 +127,9 @@ struct Simplex {
 
   // A simplex is known by rem0 - rank, which is its barycentre up to scale and offset.
   template <class K>
-  DENSECRF_HD K simplex_key(int dims, const KeyCode<K>& code, int64_t image, int n) const {
+  DENSECRF_HD K simplex_key(int dims, const KeyCode<K>& code, int n) const {
     const int d = D ? D : dims;
-    K key = K(image) * code.image;
+    K key = 0;
     for (int i = 0; i < d; ++i) key += K(int64_t(rem0[i][n] - rank[i][n])) * code.unit[i];
     return key;
   }
@@ -137,10 +137,10 @@ struct Simplex {
   // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along the coordinate of
   // rank d-k.
   template <class K>
-  DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int64_t image, int n, K* keys) const {
+  DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, K* keys) const {
     const int d = D ? D : dims;
     int axis[kCap];
-    K key = K(image) * code.image;
+    K key = 0;
     for (int i = 0; i <= d; ++i) {
       axis[rank[i][n]] = i;
       key += K(int64_t(rem0[i][n])) * code.unit[i];

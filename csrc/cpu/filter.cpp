@@ -23,12 +23,12 @@ struct FilterSpace {
 };
 
 template <class T>
-bool filter_channels(const LatticeView<T>& lattice, int64_t images, int all_channels, int channels,
-                     const T* values, T* out, bool transpose, int threads, void* workspace) {
+bool filter_channels(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
+                     int threads, void* workspace) {
   Arena arena(workspace);
   FilterSpace<T> space(lattice, channels, threads, &arena);
   const int stride = SlabPlan(channels).stride();
-  const int64_t points = lattice.points / images;
+  const int64_t points = lattice.points;
   bool finite[kMaxThreads];
   int size = 1;
   parallel(threads, [&](Team& team, int thread) {
@@ -39,8 +39,7 @@ bool filter_channels(const LatticeView<T>& lattice, int64_t images, int all_chan
     space.field.start(thread, mine);
     space.field.clear(thread, 0);
     for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
-      const T* from = planes_at(values, points, all_channels, first);
-      if (!load_points(from, points, channels, first, count, stride, rows)) finite[thread] = false;
+      if (!load_points(values, points, channels, first, count, stride, rows)) finite[thread] = false;
       space.field.splat(space.field.accumulator(thread, 0), first, count, rows,
                         static_cast<const T*>(nullptr));
     });
@@ -52,7 +51,7 @@ bool filter_channels(const LatticeView<T>& lattice, int64_t images, int all_chan
     for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
       space.field.slice(space.field.blurred(0), first, count, zeros, lattice.alpha,
                         static_cast<const T*>(nullptr), rows);
-      store_points(rows, stride, points, channels, first, count, planes_at(out, points, all_channels, first));
+      store_points(rows, stride, points, channels, first, count, out);
     });
   });
   for (int t = 0; t < size; ++t) {
@@ -73,12 +72,12 @@ struct FilterGradSpace {
 // Adds to grad_weights what some of the channels contribute: with V the filtered values and U those of the
 // transpose, point p and its corner k get alpha (grad_p . V_k + value_p . U_k).
 template <class T>
-bool weights_grad_channels(const LatticeView<T>& lattice, int64_t images, int all_channels, int channels,
-                           const T* values, const T* grad, T* grad_weights, int threads, void* workspace) {
+bool weights_grad_channels(const LatticeView<T>& lattice, int channels, const T* values, const T* grad,
+                           T* grad_weights, int threads, void* workspace) {
   Arena arena(workspace);
   FilterGradSpace<T> space(lattice, channels, threads, &arena);
   const int stride = SlabPlan(channels).stride(), corners = lattice.dims + 1;
-  const int64_t points = lattice.points / images;
+  const int64_t points = lattice.points;
   bool finite[kMaxThreads];
   int size = 1;
   parallel(threads, [&](Team& team, int thread) {
@@ -92,8 +91,7 @@ bool weights_grad_channels(const LatticeView<T>& lattice, int64_t images, int al
     backward.start(thread, mine);
     backward.clear(thread, 0);
     const auto load = [&](const T* planes, int64_t first, int count, T* rows) {
-      return load_points(planes_at(planes, points, all_channels, first), points, channels, first, count,
-                         stride, rows);
+      return load_points(planes, points, channels, first, count, stride, rows);
     };
     for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
       if (!load(values, first, count, value_rows) || !load(grad, first, count, grad_rows))
@@ -132,15 +130,14 @@ size_t filter_weights_grad_workspace(const LatticeView<T>& lattice, int channels
 }
 
 template <class T>
-Status filter_weights_grad(const LatticeView<T>& lattice, int64_t images, int channels, const T* values,
-                           const T* grad, T* grad_weights, int threads, void* workspace) {
+Status filter_weights_grad(const LatticeView<T>& lattice, int channels, const T* values, const T* grad,
+                           T* grad_weights, int threads, void* workspace) {
   std::memset(static_cast<void*>(grad_weights), 0,
               size_t(lattice.points) * size_t(lattice.dims + 1) * sizeof(T));
   for (int c = 0; c < channels; c += kChannelsAtOnce) {
     int count = smaller(kChannelsAtOnce, channels - c);
-    int64_t at = c * (lattice.points / images);
-    if (!weights_grad_channels(lattice, images, channels, count, values + at, grad + at, grad_weights,
-                               threads, workspace))
+    int64_t at = c * lattice.points;
+    if (!weights_grad_channels(lattice, count, values + at, grad + at, grad_weights, threads, workspace))
       return Status::kNotFinite;
   }
   return Status::kOk;
@@ -148,10 +145,10 @@ Status filter_weights_grad(const LatticeView<T>& lattice, int64_t images, int ch
 
 template size_t filter_weights_grad_workspace(const LatticeView<float>&, int, int);
 template size_t filter_weights_grad_workspace(const LatticeView<double>&, int, int);
-template Status filter_weights_grad(const LatticeView<float>&, int64_t, int, const float*, const float*,
-                                    float*, int, void*);
-template Status filter_weights_grad(const LatticeView<double>&, int64_t, int, const double*, const double*,
-                                    double*, int, void*);
+template Status filter_weights_grad(const LatticeView<float>&, int, const float*, const float*, float*, int,
+                                    void*);
+template Status filter_weights_grad(const LatticeView<double>&, int, const double*, const double*, double*,
+                                    int, void*);
 
 template <class T>
 size_t filter_workspace(const LatticeView<T>& lattice, int channels, int threads) {
@@ -161,13 +158,12 @@ size_t filter_workspace(const LatticeView<T>& lattice, int channels, int threads
 }
 
 template <class T>
-Status filter(const LatticeView<T>& lattice, int64_t images, int channels, const T* values, T* out,
-              bool transpose, int threads, void* workspace) {
+Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
+              int threads, void* workspace) {
   for (int c = 0; c < channels; c += kChannelsAtOnce) {
     int count = smaller(kChannelsAtOnce, channels - c);
-    int64_t at = c * (lattice.points / images);
-    if (!filter_channels(lattice, images, channels, count, values + at, out + at, transpose, threads,
-                         workspace))
+    int64_t at = c * lattice.points;
+    if (!filter_channels(lattice, count, values + at, out + at, transpose, threads, workspace))
       return Status::kNotFinite;
   }
   return Status::kOk;
@@ -175,7 +171,7 @@ Status filter(const LatticeView<T>& lattice, int64_t images, int channels, const
 
 template size_t filter_workspace(const LatticeView<float>&, int, int);
 template size_t filter_workspace(const LatticeView<double>&, int, int);
-template Status filter(const LatticeView<float>&, int64_t, int, const float*, float*, bool, int, void*);
-template Status filter(const LatticeView<double>&, int64_t, int, const double*, double*, bool, int, void*);
+template Status filter(const LatticeView<float>&, int, const float*, float*, bool, int, void*);
+template Status filter(const LatticeView<double>&, int, const double*, double*, bool, int, void*);
 
 DENSECRF_END

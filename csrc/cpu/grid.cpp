@@ -22,8 +22,8 @@ struct GridSpace {
 };
 
 template <class T>
-bool filter_channels(const GridView<T>& grid, int all_channels, int channels, const T* values, T* out,
-                     int threads, void* workspace) {
+bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* out, int threads,
+                     void* workspace) {
   Arena arena(workspace);
   GridSpace<T> space(grid, channels, threads, &arena);
   const int stride = SlabPlan(channels).stride();
@@ -31,7 +31,7 @@ bool filter_channels(const GridView<T>& grid, int all_channels, int channels, co
   bool finite[kMaxThreads];
   int size = 1;
   parallel(threads, [&](Team& team, int thread) {
-    Range mine = band(grid.images * rows_each, team.size(), thread);
+    Range mine = band(rows_each, team.size(), thread);
     T* rows = space.rows[thread];
     if (thread == 0) size = team.size();
     finite[thread] = true;
@@ -39,8 +39,7 @@ bool filter_channels(const GridView<T>& grid, int all_channels, int channels, co
     for (int64_t row = mine.begin; row < mine.end; ++row) {
       for (int64_t x = 0; x < width; x += kChunk) {
         int count = int(smaller<int64_t>(kChunk, width - x));
-        const T* from = planes_at(values, points, all_channels, row * width);
-        if (!load_points(from, points, channels, row * width + x, count, stride, rows))
+        if (!load_points(values, points, channels, row * width + x, count, stride, rows))
           finite[thread] = false;
         space.field.splat(thread, row, row * width, x, count, rows, static_cast<const T*>(nullptr));
       }
@@ -55,8 +54,7 @@ bool filter_channels(const GridView<T>& grid, int all_channels, int channels, co
       for (int64_t x = 0; x < width; x += kChunk) {
         int count = int(smaller<int64_t>(kChunk, width - x));
         space.field.slice(expanded, row * width, x, count, T(1), zeros, static_cast<const T*>(nullptr), rows);
-        store_points(rows, stride, points, channels, row * width + x, count,
-                     planes_at(out, points, all_channels, row * width));
+        store_points(rows, stride, points, channels, row * width + x, count, out);
       }
     }
   });
@@ -81,7 +79,7 @@ Status grid_filter(const GridView<T>& grid, int channels, const T* values, T* ou
   const int64_t points = grid.size[0] * grid.size[1] * grid.size[2];
   for (int c = 0; c < channels; c += kChannelsAtOnce) {
     int count = smaller(kChannelsAtOnce, channels - c);
-    if (!filter_channels(grid, channels, count, values + c * points, out + c * points, threads, workspace))
+    if (!filter_channels(grid, count, values + c * points, out + c * points, threads, workspace))
       return Status::kNotFinite;
   }
   return Status::kOk;

@@ -124,18 +124,16 @@ class GridField {
     rounds_ = kept;
     row_values_ = grid_nodes(grid.size[2], grid.spacing[2]) * plan.stride();
     rows_ = grid_nodes(grid.size[1], grid.spacing[1]);
-    image_values_ = values(grid, plan) / grid.images;
     for (int t = 0; t < threads; ++t) expanded_[t] = arena->template take<T>(row_values_);
   }
-  // Values on the nodes of all images.
+  // Values on the nodes.
   static int64_t values(const GridView<T>& grid, const SlabPlan& plan) {
-    int64_t nodes = grid.images;
+    int64_t nodes = 1;
     for (int a = 0; a < kGridAxes; ++a) nodes *= grid_nodes(grid.size[a], grid.spacing[a]);
     return nodes * plan.stride();
   }
 
-  // Called once by every thread before the first splat, with the pixel rows ((image * D + z) * H + y) that it
-  // will splat.
+  // Called once by every thread before the first splat, with the pixel rows (z * H + y) that it will splat.
   void start(int thread, Range rows) {
     std::memset(static_cast<void*>(padded_[thread]), 0, size_t(row_values_ + 2 * margin()) * sizeof(T));
     Part& part = parts_[thread];
@@ -164,15 +162,13 @@ class GridField {
     }
     if (!volume()) return;
     team.barrier();
-    for (int64_t image = 0; image < grid_.images; ++image)
-      filter_z(image, band(rows_, team.size(), thread), nodes + image * image_values_);
+    filter_z(band(rows_, team.size(), thread), nodes);
   }
 
   // The nodes' values interpolated to a pixel row along z and y; along x slice() does it.
   const T* expand(int thread, int64_t row, int round) {
-    const int64_t plane = row / grid_.size[1], image = plane / grid_.size[0];
-    NodeAt<T> y(row % grid_.size[1], grid_.spacing[1]), z(plane % grid_.size[0], grid_.spacing[0]);
-    const T* at = rounds_.at(round) + image * image_values_ + (z.node * rows_ + y.node) * row_values_;
+    NodeAt<T> y(row % grid_.size[1], grid_.spacing[1]), z(row / grid_.size[1], grid_.spacing[0]);
+    const T* at = rounds_.at(round) + (z.node * rows_ + y.node) * row_values_;
     if (y.fraction == 0 && z.fraction == 0) return at;
     T* out = expanded_[thread];
     const T wy[2] = {1 - y.fraction, y.fraction};
@@ -333,12 +329,11 @@ class GridField {
     }
   }
 
-  void filter_z(int64_t image, Range rows, T* nodes) const {
+  void filter_z(Range rows, T* nodes) const {
     const int64_t plane = rows_ * row_values_, skip = rows.begin * row_values_;
     for (int64_t c = 0; c < z_.nodes; ++c) {
       weighted_sum((rows.end - rows.begin) * row_values_, z_.count[c], z_.weights + c * z_.most,
-                   filtered_ + (image * grid_.size[0] + z_.first[c]) * plane + skip, plane,
-                   nodes + c * plane + skip);
+                   filtered_ + z_.first[c] * plane + skip, plane, nodes + c * plane + skip);
     }
   }
 
@@ -348,7 +343,7 @@ class GridField {
   }
   bool direct() const { return grid_.spacing[1] == 1 && grid_.spacing[2] == 1; }
   bool volume() const { return grid_.size[0] > 1; }
-  int64_t planes() const { return grid_.images * grid_.size[0]; }
+  int64_t planes() const { return grid_.size[0]; }
   int64_t margin() const { return int64_t(grid_.radius[2]) * plan_.stride(); }
 
   // Node rows begin ... end - 1, as splatted by one thread.
@@ -362,12 +357,11 @@ class GridField {
   SlabPlan plan_;
   int64_t row_values_ = 0;  // values on the nodes of one row
   int64_t rows_ = 0;        // node rows of a plane
-  int64_t image_values_ = 0;
   Band1D<T> z_;
   T* y_taps_ = nullptr;    // [2 radius + 1]
-  T* splatted_ = nullptr;  // the parts, [images * D * node rows + 2 threads, nodes x]
-  T* filtered_ = nullptr;  // [images, D, node rows, nodes x] filtered along y and x (volumes)
-  Rounds<T> rounds_;       // [images, nodes z, node rows, nodes x] filtered
+  T* splatted_ = nullptr;  // the parts, [D * node rows + 2 threads, nodes x]
+  T* filtered_ = nullptr;  // [D, node rows, nodes x] filtered along y and x (volumes)
+  Rounds<T> rounds_;       // [nodes z, node rows, nodes x] filtered
   Part parts_[kMaxThreads] = {};
   T* padded_[kMaxThreads] = {};
   T* expanded_[kMaxThreads] = {};

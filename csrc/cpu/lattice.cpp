@@ -38,31 +38,7 @@ struct Band {
   HashTable<K> bridges;              // vertices that only the blur passes through, found by the band's thread
   Buffer<int32_t> simplex_vertices;  // [S, d+1] vertex ids, of this band's table until the merge
   int64_t first_simplex = 0;         // global id of this band's first simplex
-  int64_t first_image = 0;           // of this band's first point
-  Buffer<int64_t> image_simplices;   // from first_image on: the band's first simplex and first vertex of each
-  Buffer<int64_t> image_vertices;
   Status status = Status::kOk;
-
-  // To be called before a point of the image is inserted, images in order.
-  bool enter(int64_t image) {
-    const int64_t at = image_simplices.size();
-    if (at > 0 && image < first_image + at) return true;
-    if (at == 0) first_image = image;
-    const int64_t images = image - first_image + 1;
-    if (!image_simplices.resize(images) || !image_vertices.resize(images)) return false;
-    for (int64_t i = at; i < images; ++i) {
-      image_simplices[i] = simplices.size();
-      image_vertices[i] = vertices.size();
-    }
-    return true;
-  }
-  int64_t images() const { return image_simplices.size(); }
-  Range simplices_of(int64_t i) const {
-    return {image_simplices[i], i + 1 < images() ? image_simplices[i + 1] : simplices.size()};
-  }
-  Range vertices_of(int64_t i) const {
-    return {image_vertices[i], i + 1 < images() ? image_vertices[i + 1] : vertices.size()};
-  }
 };
 
 template <class K>
@@ -238,16 +214,11 @@ template <class T, class C, class K, int D>
 class Builder {
  public:
   Builder(const LatticeRequest<T>& request, Tables<K>* tables)
-      : request_(request),
-        tables_(tables),
-        d_(D ? D : request.dims),
-        image_points_(request.points / request.images) {
+      : request_(request), tables_(tables), d_(D ? D : request.dims) {
     elevation_scales(d_, request.scale, scales_);
   }
 
   Status run() {
-    if (!corners_.resize(request_.images)) return Status::kOutOfMemory;
-    for (int64_t i = 0; i < request_.images; ++i) corners_[i] = 0;
     parallel(request_.threads, [&](Team& team, int thread) {
       tables_->num_bands = team.size();
       const Range range = band(request_.points, team.size(), thread);
@@ -285,59 +256,43 @@ class Builder {
         for (int i = 0; i < kLanes * d_; ++i) padded[i] = features[i < count * d_ ? i : i % d_];
         features = padded;
       }
-      Status status = insert(first, features, count, &block, out, request_.simplex + first,
-                             request_.weights + first * (d_ + 1));
+      Status status =
+          insert(features, count, &block, out, request_.simplex + first, request_.weights + first * (d_ + 1));
       if (status != Status::kOk) return status;
     }
-    for (int64_t image = 0; image < request_.images && pad_origin; ++image) {
-      for (int i = 0; i < kLanes * d_; ++i) padded[i] = 0;
-      int32_t simplex;
-      T weights[kMaxDims + 1];
-      Status status = insert(image * image_points_, padded, 1, &block, out, &simplex, weights);
-      if (status != Status::kOk) return status;
-    }
-    return Status::kOk;
+    if (!pad_origin) return Status::kOk;
+    for (int i = 0; i < kLanes * d_; ++i) padded[i] = 0;
+    int32_t simplex;
+    T weights[kMaxDims + 1];
+    return insert(padded, 1, &block, out, &simplex, weights);
   }
 
-  Status insert(int64_t first, const T* features, int count, Block* block, Band<K>* out, int32_t* simplex,
-                T* weights) {
+  Status insert(const T* features, int count, Block* block, Band<K>* out, int32_t* simplex, T* weights) {
     if (!out->simplices.make_room(kLanes)) return Status::kOutOfMemory;
     block->elevate(d_, features, scales_);
     block->locate(d_);
     K keys[kLanes];
-    int64_t image[kLanes];
-    images_of(first, count, image);
     for (int n = 0; n < count; ++n) {
-      keys[n] = block->simplex_key(d_, tables_->code, image[n], n);
+      keys[n] = block->simplex_key(d_, tables_->code, n);
       out->simplices.prefetch(keys[n]);
     }
     for (int n = 0; n < count; ++n) {
       for (int k = 0; k <= d_; ++k) weights[n * (d_ + 1) + k] = T(block->weight[k][n]);
     }
     for (int n = 0; n < count; ++n) {
-      if (!out->enter(image[n])) return Status::kOutOfMemory;
       int64_t before = out->simplices.size();
       simplex[n] = out->simplices.insert(keys[n]);
-      if (out->simplices.size() > before && !insert_vertices(*block, image[n], n, out))
-        return Status::kOutOfMemory;
+      if (out->simplices.size() > before && !insert_vertices(*block, n, out)) return Status::kOutOfMemory;
     }
     return out->vertices.size() < INT32_MAX / 2 && out->simplices.size() < INT32_MAX / 2
                ? Status::kOk
                : Status::kTooManyVertices;
   }
 
-  void images_of(int64_t first, int count, int64_t* image) const {
-    int64_t at = first / image_points_;
-    for (int n = 0; n < count; ++n) {
-      while (first + n >= (at + 1) * image_points_) ++at;
-      image[n] = at;
-    }
-  }
-
-  bool insert_vertices(const Block& block, int64_t image, int n, Band<K>* out) {
+  bool insert_vertices(const Block& block, int n, Band<K>* out) {
     const int corners = d_ + 1;
     K keys[(D ? D : kMaxDims) + 1];
-    block.vertex_keys(d_, tables_->code, image, n, keys);
+    block.vertex_keys(d_, tables_->code, n, keys);
     if (!out->vertices.make_room(corners)) return false;
     for (int k = 0; k < corners; ++k) out->vertices.prefetch(keys[k]);
     const int64_t at = out->simplex_vertices.size();
@@ -355,20 +310,17 @@ class Builder {
       if (from.status != Status::kOk) return from.status;
       from.first_simplex = simplices;
       simplices += from.simplices.size();
+      if (b == 0) continue;
       Buffer<int32_t> merged;
-      if (b > 0 && (!merged.resize(from.vertices.size()) || !all.make_room(from.vertices.size())))
+      if (!merged.resize(from.vertices.size()) || !all.make_room(from.vertices.size()))
         return Status::kOutOfMemory;
-      for (int64_t i = 0; i < from.images(); ++i) {
-        const Range range = from.vertices_of(i);
-        const int64_t before = all.size();
-        if (b > 0) insert_range(from.vertices, range, &all, merged.data());
-        corners_[from.first_image + i] += b > 0 ? all.size() - before : range.end - range.begin;
-      }
-      for (int64_t i = 0; i < from.simplex_vertices.size() && b > 0; ++i)
+      insert_all(from.vertices, &all, merged.data());
+      for (int64_t i = 0; i < from.simplex_vertices.size(); ++i)
         from.simplex_vertices[i] = merged[from.simplex_vertices[i]];
-      if (b > 0) from.vertices.release();
+      from.vertices.release();
     }
     tables_->simplices = simplices;
+    sparse_ = all.size() * kSparse <= request_.points;
     return checked_size();
   }
 
@@ -378,25 +330,21 @@ class Builder {
     if (!bridges->init(simplices.end - simplices.begin)) return false;
     for (int b = 0; b < tables_->num_bands; ++b) {
       const Band<K>& from = tables_->bands[b];
-      for (int64_t i = 0; i < from.images(); ++i) {
-        const Range all = from.simplices_of(i);
-        const Range mine = {larger(all.begin, simplices.begin - from.first_simplex),
-                            smaller(all.end, simplices.end - from.first_simplex)};
-        const bool sparse = corners_[from.first_image + i] * kSparse <= image_points_;
-        if (mine.begin < mine.end && !find_bridges(from, mine, sparse, bridges)) return false;
-      }
+      const Range mine = {larger<int64_t>(0, simplices.begin - from.first_simplex),
+                          smaller(from.simplices.size(), simplices.end - from.first_simplex)};
+      if (mine.begin < mine.end && !find_bridges(from, mine, bridges)) return false;
     }
     return true;
   }
   // The steps of a simplex from corner k on are a, b, c, d (corner d+1 is corner 0 again): its bridges are k
   // + b, on the way b, a, and in a sparse lattice k + d.
-  bool find_bridges(const Band<K>& from, Range simplices, bool sparse, HashTable<K>* bridges) const {
+  bool find_bridges(const Band<K>& from, Range simplices, HashTable<K>* bridges) const {
     const HashTable<K>& corners = tables_->bands[0].vertices;
-    const int n = d_ + 1, count = sparse ? 2 * n : n;
+    const int n = d_ + 1, count = sparse_ ? 2 * n : n;
     K keys[2][2 * ((D ? D : kMaxDims) + 1)];  // of this simplex, and of the one before, by now prefetched
     for (int64_t i = simplices.begin; i <= simplices.end; ++i) {
       if (i < simplices.end) {
-        bridge_keys(&from.simplex_vertices[i * n], sparse, keys[i % 2]);
+        bridge_keys(&from.simplex_vertices[i * n], keys[i % 2]);
         if (!bridges->make_room(2 * count)) return false;
         for (int k = 0; k < count; ++k) {
           corners.prefetch(keys[i % 2][k]);
@@ -410,13 +358,13 @@ class Builder {
     }
     return true;
   }
-  void bridge_keys(const int32_t* corners, bool sparse, K* keys) const {
+  void bridge_keys(const int32_t* corners, K* keys) const {
     const int n = d_ + 1;
     K at[(D ? D : kMaxDims) + 5];
     for (int k = 0; k < n + 4; ++k) at[k] = k < n ? tables_->bands[0].vertices.key(corners[k]) : at[k - n];
     for (int k = 0; k < n; ++k) {
       keys[k] = at[k] + (at[k + 2] - at[k + 1]);
-      if (sparse) keys[n + k] = at[k] + (at[k + 4] - at[k + 3]);
+      if (sparse_) keys[n + k] = at[k] + (at[k + 4] - at[k + 3]);
     }
   }
 
@@ -427,15 +375,15 @@ class Builder {
       Band<K>& from = tables_->bands[b];
       if (from.status != Status::kOk) return from.status;
       if (!all.make_room(from.bridges.size())) return Status::kOutOfMemory;
-      insert_range(from.bridges, {0, from.bridges.size()}, &all, nullptr);
+      insert_all(from.bridges, &all, nullptr);
       from.bridges.release();
     }
     return checked_size();
   }
 
-  static void insert_range(const HashTable<K>& from, Range range, HashTable<K>* to, int32_t* ids) {
-    for (int64_t i = range.begin; i < range.end; ++i) {
-      if (i + kLanes < range.end) to->prefetch(from.key(i + kLanes));
+  static void insert_all(const HashTable<K>& from, HashTable<K>* to, int32_t* ids) {
+    for (int64_t i = 0; i < from.size(); ++i) {
+      if (i + kLanes < from.size()) to->prefetch(from.key(i + kLanes));
       const int32_t id = to->insert(from.key(i));
       if (ids) ids[i] = id;
     }
@@ -448,8 +396,7 @@ class Builder {
   const LatticeRequest<T>& request_;
   Tables<K>* tables_;
   int d_;
-  int64_t image_points_;
-  Buffer<int64_t> corners_;  // [images]
+  bool sparse_ = false;
   C scales_[D ? D : kMaxDims];
   Status status_ = Status::kOk;
 };
@@ -469,7 +416,7 @@ Status start(const LatticeRequest<T>& request, const Extent& extent, LatticeTabl
   if (!tables) return Status::kOutOfMemory;
   *out = hide(tables);
   tables->dims = request.dims;
-  make_code(request.dims, extent.lo, extent.hi, request.images, true, &tables->code);
+  make_code(request.dims, extent.lo, extent.hi, true, &tables->code);
   if constexpr (sizeof(C) == sizeof(float) &&
                 sizeof(K) == sizeof(Key64)) {  // the common case has its own code
     switch (request.dims) {
@@ -539,7 +486,7 @@ Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables) {
   Status status = elevated_extent(request, &extent);
   if (status != Status::kOk) return status;
   KeyCode<Key64> probe;
-  bool narrow = make_code(request.dims, extent.lo, extent.hi, request.images, false, &probe);
+  bool narrow = make_code(request.dims, extent.lo, extent.hi, false, &probe);
   if (wants_double<T>(extent)) {
     return narrow ? start<T, double, Key64>(request, extent, tables)
                   : start<T, double, Key128>(request, extent, tables);

@@ -30,8 +30,7 @@ class MeanField {
       : r_(request),
         terms_(terms),
         one_channel_(needs_one_channel(request)),
-        plan_(one_channel_ ? 1 : request.labels),
-        image_points_(request.points / request.images) {
+        plan_(one_channel_ ? 1 : request.labels) {
     const int64_t n = r_.points;
     stride_ = plan_.stride();
     bool self = false;
@@ -46,7 +45,7 @@ class MeanField {
     keep_q_ = self || r_.free_energy || r_.damping > 0 || r_.tolerance > 0;
     q_ = keep_q_ ? arena->template take<T>(n * stride_) : nullptr;
     for (int t = 0; t < r_.threads; ++t) scratch_[t] = arena->template take<T>(3 * kChunk * stride_);
-    row_points_ = image_points_;
+    row_points_ = n;
     const int64_t step = mean_field_states(r_);
     T* states = r_.states;
     for (int k = 0; k < r_.num_kernels; ++k) {
@@ -72,7 +71,7 @@ class MeanField {
   enum class Stage { kFirst, kUpdate, kEnergy };
 
   void work(Team& team, int thread) {
-    // Chunks do not cross pixel rows where a grid kernel wants rows; otherwise an image is one row.
+    // Chunks do not cross pixel rows where a grid kernel wants rows; otherwise the image is one row.
     Range mine =
         grid_ ? band(r_.points / row_points_, team.size(), thread) : band(r_.points, team.size(), thread);
     if (grid_) mine = {mine.begin * row_points_, mine.end * row_points_};
@@ -95,7 +94,7 @@ class MeanField {
     }
     team.barrier();
     if (keep_q_ && !r_.logits && status_ == Status::kOk) {
-      for_chunks(mine.begin, mine.end, image_points_,
+      for_chunks(mine.begin, mine.end, r_.points,
                  [&](int64_t first, int count) { write(first, count, q_ + first * stride_); });
     }
   }
@@ -169,21 +168,21 @@ class MeanField {
   // Scores of the chunk into place, and Q_0 = softmax(scores), or the Q that the run continues from.
   void first_q(int thread, int64_t first, int count, T* rows) {
     T* scores = scores_ + first * stride_;
-    const T* unary = planes(r_.unary, first);
+    const T* unary = r_.unary;
     bool finite = true;
     if (one_channel_) {
-      finite = finite_points(unary, image_points_, r_.labels, first, count);
+      finite = finite_points(unary, r_.points, r_.labels, first, count);
       load_difference(unary, r_.unary_sign, first, count, scores);
     } else {
       finite = load_scores(thread, unary, first, count, scores);
     }
     if (r_.initial) {
-      const T* initial = planes(r_.initial, first);
-      finite = finite_points(initial, image_points_, r_.labels, first, count) && finite;
+      const T* initial = r_.initial;
+      finite = finite_points(initial, r_.points, r_.labels, first, count) && finite;
       if (one_channel_)
         load_difference(initial, T(1), first, count, rows);
       else
-        load_points(initial, image_points_, r_.labels, first, count, stride_, rows);
+        load_points(initial, r_.points, r_.labels, first, count, stride_, rows);
       for (int p = 0; p < count && r_.mask; ++p) {  // pixels that take no part always keep their own
         if (r_.mask[first + p]) continue;
         std::memcpy(static_cast<void*>(rows + p * stride_), scores + p * stride_,
@@ -202,7 +201,7 @@ class MeanField {
   bool load_scores(int thread, const T* unary, int64_t first, int count, T* scores) {
     T most[kChunk];
     const bool finite =
-        load_shifted(unary, r_.unary_sign, image_points_, r_.labels, first, count, stride_, most, scores);
+        load_shifted(unary, r_.unary_sign, r_.points, r_.labels, first, count, stride_, most, scores);
     for (int p = 0; p < count && r_.logits; ++p) most_[first + p] = most[p];
     double sum = 0;
     for (int p = 0; p < count; ++p) sum += !r_.mask || r_.mask[first + p] ? most[p] : T(0);
@@ -212,7 +211,7 @@ class MeanField {
   // For one channel: plane 1 minus plane 0.
   void load_difference(const T* from, T factor, int64_t first, int count, T* rows) const {
     for (int p = 0; p < count; ++p) {
-      const T difference = factor * (from[image_points_ + first + p] - from[first + p]);
+      const T difference = factor * (from[r_.points + first + p] - from[first + p]);
       rows[p] = larger(smaller(difference, T(-kNever)), T(kNever));
     }
   }
@@ -284,27 +283,23 @@ class MeanField {
       softmax(count, stride_, not_negative_, rows);
   }
   void write(int64_t first, int count, const T* rows) const {
-    T* out = planes(r_.output, first);
-    if (!one_channel_) return store_points(rows, stride_, image_points_, r_.labels, first, count, out);
+    T* out = r_.output;
+    if (!one_channel_) return store_points(rows, stride_, r_.points, r_.labels, first, count, out);
     for (int p = 0; p < count; ++p) {
       out[first + p] = (1 - rows[p]) / 2;
-      out[image_points_ + first + p] = (1 + rows[p]) / 2;
+      out[r_.points + first + p] = (1 + rows[p]) / 2;
     }
   }
   void write_logits(int64_t first, int count, const T* rows) const {
-    T* out = planes(r_.output, first);
-    transpose(count, r_.labels, rows, int64_t(stride_), out + first, image_points_, AsIs());
+    T* out = r_.output;
+    transpose(count, r_.labels, rows, int64_t(stride_), out + first, r_.points, AsIs());
     for (int l = 0; l < r_.labels; ++l) {
-      for (int p = 0; p < count; ++p) out[l * image_points_ + first + p] += most_[first + p];
+      for (int p = 0; p < count; ++p) out[l * r_.points + first + p] += most_[first + p];
     }
   }
   void keep(int index, int64_t first, int count, const T* rows) const {
-    T* out = planes(r_.kept + index * r_.points * r_.labels, first);
-    store_points(rows, stride_, image_points_, r_.labels, first, count, out);
-  }
-  template <class P>
-  P* planes(P* all, int64_t first) const {
-    return planes_at(all, image_points_, r_.labels, first);
+    T* out = r_.kept + index * r_.kept_step;
+    store_points(rows, stride_, r_.points, r_.labels, first, count, out);
   }
   T* scratch(int thread, int i) const { return scratch_[thread] + int64_t(i) * kChunk * stride_; }
 
@@ -312,7 +307,6 @@ class MeanField {
   Term<T>* terms_;
   bool one_channel_;
   SlabPlan plan_;
-  int64_t image_points_;
   int stride_;
   bool not_negative_ = true;  // messages only add to scores, whose largest is 0
   bool keep_q_;

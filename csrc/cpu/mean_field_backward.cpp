@@ -37,8 +37,7 @@ class Backward {
         all_(r_.num_kernels + request.num_probes),
         plan_(r_.labels),
         stride_(plan_.stride()),
-        image_points_(r_.points / r_.images),
-        row_points_(image_points_) {
+        row_points_(r_.points) {
     scores_ = arena->template take<T>(r_.points * stride_);
     sum_ = arena->template take<T>(r_.points * stride_);
     const int64_t step = mean_field_states(r_);
@@ -111,7 +110,7 @@ class Backward {
     }
     team.barrier();
     if (thread == 0) add_outer(team.size());
-    for_chunks(mine.begin, mine.end, image_points_, [&](int64_t first, int count) {
+    for_chunks(mine.begin, mine.end, r_.points, [&](int64_t first, int count) {
       T* rows = sum_ + first * stride_;
       for (int64_t i = 0; i < int64_t(count) * stride_ && r_.unary_sign != 1; ++i) rows[i] *= r_.unary_sign;
       store(rows, first, count, request_.grad_unary);
@@ -143,10 +142,10 @@ class Backward {
   // Scores and g_T into place.
   void load(int thread, int64_t first, int count) {
     T most[kChunk];
-    load_shifted(planes(r_.unary, first), r_.unary_sign, image_points_, r_.labels, first, count, stride_,
-                 most, scores_ + first * stride_);
+    load_shifted(r_.unary, r_.unary_sign, r_.points, r_.labels, first, count, stride_, most,
+                 scores_ + first * stride_);
     T* rows = sum_ + first * stride_;
-    if (!load_points(planes(request_.grad, first), image_points_, r_.labels, first, count, stride_, rows))
+    if (!load_points(request_.grad, r_.points, r_.labels, first, count, stride_, rows))
       finite_[thread] = false;
     if (grad_) copy(count, rows, grad_ + first * stride_);
     for (int k = 0; k < all_ && r_.iterations > 0; ++k) backward_[k].splat(thread, first, count, 0, rows);
@@ -173,7 +172,7 @@ class Backward {
   // q = Q_t, from the filtered values of Q_{t-1}.
   void current_q(int thread, int64_t first, int count, int t, T* q) {
     if (t == 0 && r_.initial) {
-      load_points(planes(r_.initial, first), image_points_, r_.labels, first, count, stride_, q);
+      load_points(r_.initial, r_.points, r_.labels, first, count, stride_, q);
       return;
     }
     const T* in = scores_ + first * stride_;
@@ -331,14 +330,10 @@ class Backward {
   }
 
   void store(const T* rows, int64_t first, int count, T* out) const {
-    store_points(rows, stride_, image_points_, r_.labels, first, count, planes(out, first));
+    store_points(rows, stride_, r_.points, r_.labels, first, count, out);
   }
   void copy(int count, const T* from, T* to) const {
     std::memcpy(static_cast<void*>(to), from, size_t(count) * stride_ * sizeof(T));
-  }
-  template <class P>
-  P* planes(P* all, int64_t first) const {
-    return planes_at(all, image_points_, r_.labels, first);
   }
   T* scratch(int thread, Scratch i) const { return scratch_[thread] + int64_t(i) * kChunk * stride_; }
 
@@ -350,7 +345,7 @@ class Backward {
   int kernels_, all_;
   SlabPlan plan_;
   int stride_;
-  int64_t image_points_, row_points_;
+  int64_t row_points_;
   bool grid_ = false;
   bool inner_ = false;       // a gradient of barycentric weights or normalisation is wanted
   bool keeps_grad_ = false;  // and it takes the filtered values of Q_t and g_{t+1}

@@ -22,14 +22,14 @@ Status lattice_self(const LatticeView<T>& lattice, int threads, T* diagonal);
 template <class T>
 size_t filter_workspace(const LatticeView<T>& lattice, int channels, int threads);
 template <class T>
-Status filter(const LatticeView<T>& lattice, int64_t images, int channels, const T* values, T* out,
-              bool transpose, int threads, void* workspace);
+Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
+              int threads, void* workspace);
 
 template <class T>
 size_t filter_weights_grad_workspace(const LatticeView<T>& lattice, int channels, int threads);
 template <class T>
-Status filter_weights_grad(const LatticeView<T>& lattice, int64_t images, int channels, const T* values,
-                           const T* grad, T* grad_weights, int threads, void* workspace);
+Status filter_weights_grad(const LatticeView<T>& lattice, int channels, const T* values, const T* grad,
+                           T* grad_weights, int threads, void* workspace);
 
 template <class T>
 size_t grid_filter_workspace(const GridView<T>& grid, int channels, int threads);

@@ -73,18 +73,11 @@ inline void transpose(int rows, int columns, const T* from, int64_t from_step, T
 }
 #undef DENSECRF_SHUFFLE
 
-// The planes of the image that a point belongs to, of [B, C, N / B], as to be indexed [c * (N / B) + point]
-// with the point's number over all images.
-template <class T>
-inline T* planes_at(T* planes, int64_t image_points, int channels, int64_t point) {
-  return planes + point / image_points * (channels - 1) * image_points;
-}
-
-// Calls f(first, count) for chunks of points that lie in one image.
+// Calls f(first, count) for chunks of points that do not cross the border between rows of so many points.
 template <class F>
-inline void for_chunks(int64_t begin, int64_t end, int64_t image_points, F&& f) {
+inline void for_chunks(int64_t begin, int64_t end, int64_t row_points, F&& f) {
   for (int64_t i = begin; i < end;) {
-    const int64_t border = (i / image_points + 1) * image_points;
+    const int64_t border = (i / row_points + 1) * row_points;
     const int count = int(smaller<int64_t>(kChunk, smaller(end, border) - i));
     f(i, count);
     i += count;

@@ -82,37 +82,52 @@ inline void expect_threads(int threads) {
   expect(threads >= 1 && threads <= kMaxThreads, "threads out of range");
 }
 
-// (simplex, weights, simplex_vertices, chains, chain_starts, number of vertices, blur, alpha)
+// (simplex, weights, simplex_vertices, chains, chain_starts, sizes, blur, alpha) of B images of n points
+// each: simplex [B n], weights [B n, d+1]; simplex_vertices and chains one image after the other, all numbers
+// counted within the image; chain_starts [B, d+2]; sizes [B, 2]: simplices and vertices.
 template <class T>
-struct HeldLattice {
-  Ints simplex, simplex_vertices, chains;
-  Array<int64_t> chain_starts;
-  Array<T> weights;
-  LatticeView<T> view;
-
+class HeldLattice {
+ public:
   explicit HeldLattice(const py::tuple& t)
-      : simplex(t[0].cast<Ints>()),
-        simplex_vertices(t[2].cast<Ints>()),
-        chains(t[3].cast<Ints>()),
-        chain_starts(t[4].cast<Array<int64_t>>()),
-        weights(t[1].cast<Array<T>>()) {
-    expect(simplex.ndim() == 1 && weights.ndim() == 2 && simplex_vertices.ndim() == 2,
+      : simplex_(t[0].cast<Ints>()),
+        simplex_vertices_(t[2].cast<Ints>()),
+        chains_(t[3].cast<Ints>()),
+        chain_starts_(t[4].cast<Array<int64_t>>()),
+        sizes_(t[5].cast<Array<int64_t>>()),
+        weights_(t[1].cast<Array<T>>()) {
+    expect(simplex_.ndim() == 1 && weights_.ndim() == 2 && simplex_vertices_.ndim() == 2 &&
+               chain_starts_.ndim() == 2 && sizes_.ndim() == 2 && sizes_.shape(0) >= 1 &&
+               sizes_.shape(1) == 2,
            "lattice arrays have wrong ranks");
-    view.points = simplex.shape(0);
-    view.dims = int(weights.shape(1)) - 1;
-    view.simplices = simplex_vertices.shape(0);
-    view.vertices = t[5].cast<int64_t>();
-    expect(weights.shape(0) == view.points && simplex_vertices.shape(1) == view.dims + 1 &&
-               chain_starts.size() == view.dims + 2 && chains.size() == chain_starts.at(view.dims + 1),
+    const int64_t images = sizes_.shape(0), corners = weights_.shape(1), points = simplex_.shape(0) / images;
+    expect(weights_.shape(0) == simplex_.shape(0) && points * images == simplex_.shape(0) &&
+               simplex_vertices_.shape(1) == corners && chain_starts_.shape(0) == images &&
+               chain_starts_.shape(1) == corners + 1,
            "lattice arrays have mismatched shapes");
-    view.simplex = simplex.data();
-    view.weights = weights.data();
-    view.simplex_vertices = simplex_vertices.data();
-    view.chains = chains.data();
-    view.chain_starts = chain_starts.data();
-    view.blur = t[6].cast<T>();
-    view.alpha = t[7].cast<T>();
+    int64_t simplices = 0, chained = 0;
+    for (int64_t b = 0; b < images; ++b) {
+      views_.push_back({points, int(corners) - 1, sizes_.at(b, 0), sizes_.at(b, 1),
+                        simplex_.data() + b * points, weights_.data() + b * points * corners,
+                        simplex_vertices_.data() + simplices * corners, chains_.data() + chained,
+                        chain_starts_.data(b), t[6].cast<T>(), t[7].cast<T>()});
+      simplices += sizes_.at(b, 0);
+      chained += chain_starts_.at(b, corners);
+    }
+    expect(simplices == simplex_vertices_.shape(0) && chained == chains_.size(),
+           "lattice arrays have mismatched shapes");
   }
+  HeldLattice(HeldLattice&&) = default;
+
+  int64_t images() const { return int64_t(views_.size()); }
+  int64_t points() const { return views_[0].points; }
+  int dims() const { return views_[0].dims; }
+  const LatticeView<T>& operator[](int64_t image) const { return views_[size_t(image)]; }
+
+ private:
+  Ints simplex_, simplex_vertices_, chains_;
+  Array<int64_t> chain_starts_, sizes_;
+  Array<T> weights_;
+  std::vector<LatticeView<T>> views_;
 };
 
 template <class T>
@@ -120,8 +135,7 @@ struct HeldGrid {
   std::vector<Array<T>> taps;
   GridView<T> view;
 
-  HeldGrid(const py::tuple& t, int64_t images) {
-    view.images = images;
+  explicit HeldGrid(const py::tuple& t) {
     auto size = t[0].cast<std::vector<int64_t>>();
     auto spacing = t[1].cast<std::vector<int>>();
     taps = t[2].cast<std::vector<Array<T>>>();
@@ -135,7 +149,7 @@ struct HeldGrid {
       view.taps[a] = taps[a].data();
     }
   }
-  int64_t points() const { return view.images * view.size[0] * view.size[1] * view.size[2]; }
+  int64_t points() const { return view.size[0] * view.size[1] * view.size[2]; }
 };
 
 template <class T>
@@ -165,47 +179,58 @@ Weight coupling_of(const py::handle& object, int labels, T* scalar, const T** va
   return vector ? Weight::kVector : Weight::kMatrix;
 }
 
-// kernels: tuples (lattice or None, grid or None, norm_in, norm_out, self, coupling)
+// kernels: tuples (lattice or None, grid or None, norm_in, norm_out, self, coupling), the vectors [B n]
 template <class T>
 class HeldKernels {
  public:
-  HeldKernels(const py::list& kernels, int64_t images, int64_t points, int labels) {
+  HeldKernels(const py::list& kernels, int64_t images, int64_t points, int labels) : points_(points) {
     keep_.reserve(4 * kernels.size());
     lattices_.reserve(kernels.size());
     grids_.reserve(kernels.size());
-    for (const py::handle& item : kernels) add(item.cast<py::tuple>(), images, points, labels);
+    for (const py::handle& item : kernels) add(item.cast<py::tuple>(), images, labels);
   }
   HeldKernels(const HeldKernels&) = delete;
   HeldKernels& operator=(const HeldKernels&) = delete;
-  const KernelView<T>* data() const { return views_.data(); }
-  const KernelView<T>& operator[](int k) const { return views_[size_t(k)]; }
-  int size() const { return int(views_.size()); }
+  int size() const { return int(first_.size()); }
+  // The kernels on one image.
+  std::vector<KernelView<T>> of(int64_t image) const {
+    std::vector<KernelView<T>> views = first_;
+    for (KernelView<T>& view : views) {
+      if (view.lattice) view.lattice += image;
+      for (const T** vector : {&view.norm_in, &view.norm_out, &view.self}) {
+        if (*vector) *vector += image * points_;
+      }
+    }
+    return views;
+  }
 
  private:
-  void add(const py::tuple& kernel, int64_t images, int64_t points, int labels) {
+  void add(const py::tuple& kernel, int64_t images, int labels) {
     KernelView<T> view{};
     if (!kernel[0].is_none()) {
       lattices_.emplace_back(kernel[0].cast<py::tuple>());
-      view.lattice = &lattices_.back().view;
-      expect(view.lattice->points == points, "lattice and unary differ in the number of points");
+      view.lattice = &lattices_.back()[0];
+      expect(lattices_.back().images() == images && lattices_.back().points() == points_,
+             "lattice and unary differ in the number of points");
     } else {
-      grids_.emplace_back(kernel[1].cast<py::tuple>(), images);
+      grids_.emplace_back(kernel[1].cast<py::tuple>());
       view.grid = &grids_.back().view;
-      expect(grids_.back().points() == points, "grid and unary differ in the number of points");
+      expect(grids_.back().points() == points_, "grid and unary differ in the number of points");
       for (int a = 0; a < kGridAxes; ++a)
         expect(grids_.front().view.size[a] == view.grid->size[a], "grids differ in size");
     }
-    view.norm_in = optional<T>(kernel[2], points, &keep_);
-    view.norm_out = optional<T>(kernel[3], points, &keep_);
-    view.self = optional<T>(kernel[4], points, &keep_);
+    view.norm_in = optional<T>(kernel[2], images * points_, &keep_);
+    view.norm_out = optional<T>(kernel[3], images * points_, &keep_);
+    view.self = optional<T>(kernel[4], images * points_, &keep_);
     view.coupling_kind = coupling_of<T>(kernel[5], labels, &view.coupling, &view.couplings, &keep_);
-    views_.push_back(view);
+    first_.push_back(view);
   }
 
+  int64_t points_;
   std::vector<Array<T>> keep_;
   std::vector<HeldLattice<T>> lattices_;
   std::vector<HeldGrid<T>> grids_;
-  std::vector<KernelView<T>> views_;
+  std::vector<KernelView<T>> first_;  // on the first image
 };
 
 // Lets Ctrl-C through and tells the caller's callback how far the run is.

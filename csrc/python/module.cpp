@@ -4,6 +4,7 @@
 // _C.f32 and _C.f64 hold the same functions for the two precisions.
 #include "cpu/backends.h"
 #include "python/arrays.h"
+#include "python/batch.h"
 
 using namespace densecrf;
 
@@ -46,46 +47,81 @@ Array<T> make_features(const std::vector<int64_t>& size, int spatial, const std:
   return features;
 }
 
+// What the builds of a batch found.
+template <class T>
+class Builds {
+ public:
+  explicit Builds(int64_t images) : tables_(size_t(images)) {}
+  Builds(const Builds&) = delete;
+  Builds& operator=(const Builds&) = delete;
+  ~Builds() {
+    for (LatticeTables* tables : tables_) {
+      if (tables) ops<T>().lattice_free(tables);
+    }
+  }
+  LatticeTables*& operator[](int64_t image) { return tables_[size_t(image)]; }
+
+ private:
+  std::vector<LatticeTables*> tables_;
+};
+
 template <class T>
 py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin, bool bridges, int threads) {
   expect(features.ndim() == 3 && features.shape(0) >= 1 && features.shape(1) >= 1,
-         "features must be [B, N, d]");
+         "features must be [B, n, d]");
   expect(features.shape(2) >= 1 && features.shape(2) <= kMaxDims, "features have too many dimensions");
   expect_threads(threads);
-  const int64_t points = features.shape(0) * features.shape(1), corners = features.shape(2) + 1;
-  Ints simplex = empty<int32_t>({points});
-  Array<T> weights = empty<T>({points, corners});
-  LatticeRequest<T> request{
-      features.data(), points,  features.shape(0), int(corners) - 1,       scale,
-      pad_origin,      bridges, threads,           simplex.mutable_data(), weights.mutable_data()};
-  struct Owner {
-    LatticeTables* tables = nullptr;
-    ~Owner() {
-      if (tables) ops<T>().lattice_free(tables);
-    }
-  } owner;
-  without_gil([&] { return ops<T>().lattice_build(request, &owner.tables); });
-  LatticeSizes sizes = ops<T>().lattice_sizes(owner.tables);
-  Ints simplex_vertices = empty<int32_t>({sizes.simplices, corners});
-  Ints chains = empty<int32_t>({sizes.chained});
-  Array<int64_t> chain_starts = empty<int64_t>({corners + 1});
-  {
-    int32_t* v = simplex_vertices.mutable_data();
-    int32_t* c = chains.mutable_data();
-    int64_t* starts = chain_starts.mutable_data();
-    py::gil_scoped_release release;
-    ops<T>().lattice_export(owner.tables, threads, v, c, starts);
+  const int64_t images = features.shape(0), points = features.shape(1), dims = features.shape(2);
+  const int64_t corners = dims + 1;
+  Ints simplex = empty<int32_t>({images * points});
+  Array<T> weights = empty<T>({images * points, corners});
+  const T* from = features.data();
+  int32_t* to_simplex = simplex.mutable_data();
+  T* to_weights = weights.mutable_data();
+  Builds<T> builds(images);
+  for_images(images, threads, [&](int64_t b, int threads_each) {
+    const int64_t at = b * points;
+    const LatticeRequest<T> request{from + at * dims,
+                                    points,
+                                    int(dims),
+                                    scale,
+                                    pad_origin,
+                                    bridges,
+                                    threads_each,
+                                    to_simplex + at,
+                                    to_weights + at * corners};
+    return ops<T>().lattice_build(request, &builds[b]);
+  });
+  Array<int64_t> chain_starts({images, corners + 1}), sizes({images, int64_t(2)});
+  std::vector<int64_t> simplices_at{0}, chained_at{0};
+  for (int64_t b = 0; b < images; ++b) {
+    const LatticeSizes found = ops<T>().lattice_sizes(builds[b]);
+    sizes.mutable_at(b, 0) = found.simplices;
+    sizes.mutable_at(b, 1) = found.vertices;
+    simplices_at.push_back(simplices_at.back() + found.simplices);
+    chained_at.push_back(chained_at.back() + found.chained);
   }
-  return py::make_tuple(simplex, weights, simplex_vertices, chains, chain_starts, sizes.vertices);
+  Ints simplex_vertices = empty<int32_t>({simplices_at.back(), corners});
+  Ints chains = empty<int32_t>({chained_at.back()});
+  int32_t *to_vertices = simplex_vertices.mutable_data(), *to_chains = chains.mutable_data();
+  int64_t* to_starts = chain_starts.mutable_data();
+  for_images(images, threads, [&](int64_t b, int threads_each) {
+    ops<T>().lattice_export(builds[b], threads_each, to_vertices + simplices_at[size_t(b)] * corners,
+                            to_chains + chained_at[size_t(b)], to_starts + b * (corners + 1));
+    return Status::kOk;
+  });
+  return py::make_tuple(simplex, weights, simplex_vertices, chains, chain_starts, sizes);
 }
 
 template <class T>
 Array<T> lattice_self(const py::tuple& lattice, int threads) {
   HeldLattice<T> held(lattice);
   expect_threads(threads);
-  Array<T> out = empty<T>({held.view.points});
-  T* data = out.mutable_data();
-  without_gil([&] { return ops<T>().lattice_self(held.view, threads, data); });
+  Array<T> out = empty<T>({held.images() * held.points()});
+  T* to = out.mutable_data();
+  for_images(held.images(), threads, [&](int64_t b, int threads_each) {
+    return ops<T>().lattice_self(held[b], threads_each, to + b * held.points());
+  });
   return out;
 }
 
@@ -93,16 +129,17 @@ template <class T>
 Array<T> filter(const py::tuple& lattice, const Array<T>& values, bool transpose, int threads) {
   HeldLattice<T> held(lattice);
   expect_threads(threads);
-  expect(values.ndim() == 3 && values.shape(0) * values.shape(2) == held.view.points,
-         "values must be [B, C, N / B]");
-  const int64_t images = values.shape(0);
+  expect(values.ndim() == 3 && values.shape(0) == held.images() && values.shape(2) == held.points(),
+         "values must be [B, C, n]");
   const int channels = int(values.shape(1));
+  const int64_t step = channels * held.points();
   Array<T> out = like(values);
-  const Memory workspace(ops<T>().filter_workspace(held.view, channels, threads));
   const T* from = values.data();
   T* to = out.mutable_data();
-  without_gil([&] {
-    return ops<T>().filter(held.view, images, channels, from, to, transpose, threads, workspace.data());
+  for_images(held.images(), threads, [&](int64_t b, int threads_each) {
+    const Memory workspace(ops<T>().filter_workspace(held[b], channels, threads_each));
+    return ops<T>().filter(held[b], channels, from + b * step, to + b * step, transpose, threads_each,
+                           workspace.data());
   });
   return out;
 }
@@ -110,16 +147,19 @@ Array<T> filter(const py::tuple& lattice, const Array<T>& values, bool transpose
 template <class T>
 Array<T> grid_filter(const py::tuple& grid, const Array<T>& values, int threads) {
   expect_threads(threads);
-  expect(values.ndim() == 3 && values.shape(0) >= 1, "values must be [B, C, N / B]");
-  HeldGrid<T> held(grid, values.shape(0));
-  expect(values.shape(0) * values.shape(2) == held.points(),
-         "grid and values differ in the number of points");
+  HeldGrid<T> held(grid);
+  expect(values.ndim() == 3 && values.shape(0) >= 1 && values.shape(2) == held.points(),
+         "values must be [B, C, n], as many points as the grid has");
   const int channels = int(values.shape(1));
+  const int64_t step = channels * held.points();
   Array<T> out = like(values);
-  const Memory workspace(ops<T>().grid_filter_workspace(held.view, channels, threads));
   const T* from = values.data();
   T* to = out.mutable_data();
-  without_gil([&] { return ops<T>().grid_filter(held.view, channels, from, to, threads, workspace.data()); });
+  for_images(values.shape(0), threads, [&](int64_t b, int threads_each) {
+    const Memory workspace(ops<T>().grid_filter_workspace(held.view, channels, threads_each));
+    return ops<T>().grid_filter(held.view, channels, from + b * step, to + b * step, threads_each,
+                                workspace.data());
+  });
   return out;
 }
 
@@ -127,19 +167,19 @@ template <class T>
 py::tuple mean_field(const Array<T>& unary, T unary_sign, const py::object& initial, const py::list& kernels,
                      bool potts, int iterations, T damping, T tolerance, const py::object& mask,
                      bool free_energy, int threads, const py::object& progress) {
-  expect(unary.ndim() == 3 && unary.size() > 0, "unary must be [B, L, N / B]");
+  expect(unary.ndim() == 2 && unary.size() > 0, "unary must be [L, N]");
   expect_threads(threads);
   expect(iterations >= 0, "iterations must not be negative");
   MeanFieldRequest<T> request{};
-  request.images = unary.shape(0);
-  request.labels = int(unary.shape(1));
-  request.points = unary.shape(0) * unary.shape(2);
+  request.labels = int(unary.shape(0));
+  request.points = unary.shape(1);
   request.unary = unary.data();
   request.unary_sign = unary_sign;
   std::vector<Array<T>> keep;
   request.initial = optional<T>(initial, unary.size(), &keep);
-  HeldKernels<T> held(kernels, request.images, request.points, request.labels);
-  request.kernels = held.data();
+  HeldKernels<T> held(kernels, 1, request.points, request.labels);
+  const std::vector<KernelView<T>> views = held.of(0);
+  request.kernels = views.data();
   request.num_kernels = held.size();
   request.potts = potts;
   request.iterations = iterations;

@@ -106,15 +106,13 @@ struct Lattice {
   std::vector<int64_t> chain_starts;
   LatticeView<T> view{};
 
-  Status build(const std::vector<T>& features, int d, bool pad_origin, bool bridges, int threads,
-               int64_t images = 1) {
+  Status build(const std::vector<T>& features, int d, bool pad_origin, bool bridges, int threads) {
     const int64_t points = int64_t(features.size()) / d;
     simplex.assign(points, -1);
     weights.assign(points * (d + 1), T(-1));
     LatticeRequest<T> request{};
     request.features = features.data();
     request.points = points;
-    request.images = images;
     request.dims = d;
     request.scale = (d + 1) * std::sqrt(2.0 / 3.0);
     request.pad_origin = pad_origin;
@@ -208,7 +206,7 @@ std::vector<T> filtered(const LatticeView<T>& lattice, const std::vector<T>& val
   Same<T> same;
   in_workspace(ops<T>().filter_workspace(lattice, channels, threads), [&](void* workspace) {
     out.assign(values.size(), T(-7));
-    CHECK(ops<T>().filter(lattice, 1, channels, values.data(), out.data(), transpose, threads, workspace) ==
+    CHECK(ops<T>().filter(lattice, channels, values.data(), out.data(), transpose, threads, workspace) ==
           Status::kOk);
     same.add(out);
   });
@@ -247,7 +245,7 @@ void check_filter(std::mt19937& rng, const LatticeView<T>& lattice, int threads)
     bad[at] = std::numeric_limits<T>::quiet_NaN();
     std::vector<T> out(3 * n);
     in_workspace(ops<T>().filter_workspace(lattice, 3, threads), [&](void* workspace) {
-      CHECK(ops<T>().filter(lattice, 1, 3, bad.data(), out.data(), false, threads, workspace) ==
+      CHECK(ops<T>().filter(lattice, 3, bad.data(), out.data(), false, threads, workspace) ==
             Status::kNotFinite);
     });
   }
@@ -307,7 +305,6 @@ struct Grid {
 
   // Any symmetric taps will do here: falling from 1 to 1/2.
   Grid(std::vector<int64_t> size, std::vector<int> spacing, std::vector<int> radius) {
-    view.images = 1;
     for (int a = 0; a < kGridAxes; ++a) {
       for (int k = 0; k <= radius[a]; ++k) taps[a].push_back(T(1) - T(k) / T(2 * radius[a] + 1));
       view.size[a] = size[a];
@@ -500,7 +497,6 @@ void test_mean_field() {
       if (variant == 5) kernels.clear();
       MeanFieldRequest<T> request{};
       request.points = n;
-      request.images = 1;
       request.labels = labels;
       request.unary = unary.data();
       request.unary_sign = T(-1);
@@ -555,63 +551,6 @@ void test_mean_field() {
   }
 }
 
-// ---- batches: three images as one run, and each by itself
-
-template <class T>
-std::vector<T> part(const std::vector<T>& all, int64_t i, int64_t parts) {
-  const int64_t n = int64_t(all.size()) / parts;
-  return {all.begin() + i * n, all.begin() + (i + 1) * n};
-}
-
-template <class T>
-void test_batches() {
-  constexpr int64_t kImages = 3;
-  std::mt19937 rng(6);
-  for (std::vector<int64_t> size : {std::vector<int64_t>{1, 9, 70}, std::vector<int64_t>{5, 6, 7}}) {
-    const int64_t n = size[0] * size[1] * size[2];
-    Grid<T> grid(size, {size[0] > 1 ? 2 : 1, 2, 3}, {size[0] > 1 ? 2 : 0, 3, 2});
-    auto features = random_values<T>(rng, size_t(kImages * n * 5), 0, 1);
-    for (int64_t i = 0; i < n * 5; ++i) features[i] *= T(3);  // the first image is dense, the others sparse
-    const int labels = 4;
-    const auto logits = random_values<T>(rng, size_t(kImages * labels * n), -2, 2);
-    const auto norm = random_values<T>(rng, size_t(kImages * n), 0.05, 0.2);
-    const auto compute = [&](int64_t images, const std::vector<T>& f, const std::vector<T>& unary,
-                             const std::vector<T>& norms, int threads) {
-      Lattice<T> lattice;
-      CHECK(lattice.build(f, 5, false, true, threads, images) == Status::kOk);
-      check_tables(lattice.view);
-      grid.view.images = images;
-      KernelView<T> kernels[2] = {};
-      kernels[0].lattice = &lattice.view;
-      kernels[1].grid = &grid.view;
-      for (KernelView<T>& kernel : kernels) {
-        kernel.norm_in = kernel.norm_out = norms.data();
-        kernel.coupling = T(2);
-      }
-      MeanFieldRequest<T> request{};
-      request.points = images * n;
-      request.images = images;
-      request.labels = labels;
-      request.unary = unary.data();
-      request.unary_sign = T(1);
-      request.kernels = kernels;
-      request.num_kernels = 2;
-      request.iterations = 3;
-      request.logits = true;
-      request.threads = threads;
-      return run(request, false).probs;
-    };
-    for (int threads : {1, 4}) {
-      const auto all = compute(kImages, features, logits, norm, threads);
-      for (int64_t i = 0; i < kImages; ++i) {
-        const auto one =
-            compute(1, part(features, i, kImages), part(logits, i, kImages), part(norm, i, kImages), threads);
-        CHECK(near(part(all, i, kImages), one, rounding<T>()));
-      }
-    }
-  }
-}
-
 // ---- backward: every gradient against differences of the forward run, and workspaces
 
 template <class T>
@@ -650,7 +589,6 @@ class Learnt {
     }
     MeanFieldRequest<T> request{};
     request.points = grid.points();
-    request.images = 1;
     request.labels = kLabels;
     request.unary = logits.data();
     request.unary_sign = T(1);
@@ -780,7 +718,6 @@ void test_all() {
   test_wide_lattices<T>();
   test_grids<T>();
   test_mean_field<T>();
-  test_batches<T>();
 }
 
 }  // namespace
