@@ -1,8 +1,9 @@
-"""The engine as torch operators: schemas, CPU kernels, fake kernels and gradients.
+"""The engine's filters as torch operators: schemas, CPU kernels, fake kernels and gradients.
 
-Everything that knows how tensors become the engine's arrays is in this file. Shapes: B images of n points each,
-values ``[B, C, n]``, features ``[B, n, d]``. The lattices of a batch, one per image, travel as one: their barycentric
-weights, the only array with a gradient, and a list of five index arrays (numbers counted within the image).
+Everything that knows how tensors become the engine's arrays is in this file; `_mean_field_ops` has the mean field.
+Shapes: B images of n points each, values ``[B, C, n]``, features ``[B, n, d]``. The lattices of a batch, one per
+image, travel as one: their barycentric weights, the only array with a gradient, and a list of five index arrays
+(numbers counted within the image).
 
 Lists of tensors name kernels in order; an empty tensor stands for "none".
 """
@@ -10,6 +11,7 @@ Lists of tensors name kernels in order; an empty tensor stands for "none".
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,37 +24,33 @@ from densecrf.spatial import Grid
 
 INDEX_ARRAYS = 5  # simplex, simplex_vertices, chains, chain_starts, sizes
 MAX_DIMS = _native.MAX_DIMS
-
-# The filtered values of all iterations are kept for the backward pass while they are at most so many times the
-# logits; beyond (dense lattices, fine grids) Q is kept now and then and the values between are computed again.
-_MOST_STATES = 2.5
-_SEGMENTS = 3  # pieces in which a run is computed again
+_UNREACHED = 1e-10  # sums below this are those of points that nobody reaches, masked ones; they get no message
 
 # A training step wants the same large blocks of memory as the one before.
 _C.keep_memory(2 << 30)
 
 
-def _threads() -> int:
+def thread_count() -> int:
     return _native.threads(torch.get_num_threads())
 
 
-def _array(tensor: Tensor) -> Any:
+def array_of(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
 
 
-def _grid(sigma: Tensor, shape: Sequence[int]) -> Grid:
+def grid_of(sigma: Tensor, shape: Sequence[int]) -> Grid:
     numbers = sigma.tolist()
     if not all(0 < s < np.inf for s in numbers):
         raise ValueError(f"sigma: must be positive and finite, got {numbers}")
     return Grid(shape, numbers)
 
 
-def _dtype(tensor: Tensor) -> np.dtype[Any]:
+def dtype_of(tensor: Tensor) -> np.dtype[Any]:
     return np.dtype(np.float64 if tensor.dtype == torch.float64 else np.float32)
 
 
-def _native_ops(tensor: Tensor) -> Any:
-    return _native.ops(_dtype(tensor))
+def native_ops(tensor: Tensor) -> Any:
+    return _native.ops(dtype_of(tensor))
 
 
 def _gradient(compute: Callable[[], Tensor], like: Tensor) -> Tensor:
@@ -65,20 +63,16 @@ def _gradient(compute: Callable[[], Tensor], like: Tensor) -> Tensor:
         return torch.full_like(like, torch.nan, memory_format=torch.contiguous_format)
 
 
-def _optional(tensor: Tensor) -> Any:
-    return _array(tensor).reshape(-1) if tensor.numel() else None
-
-
-def _lattice(weights: Tensor, index: Sequence[Tensor], method: str) -> tuple[Any, ...]:
+def lattice_of(weights: Tensor, index: Sequence[Tensor], method: str) -> tuple[Any, ...]:
     """A lattice as the engine takes it."""
     simplex, *others = index
     dims = weights.shape[-1] - 1
     how = METHODS[method](dims, weights.shape[1])
     arrays = simplex.reshape(-1), weights.reshape(-1, dims + 1), *others
-    return (*map(_array, arrays), how.blur, how.alpha)
+    return (*map(array_of, arrays), how.blur, how.alpha)
 
 
-def _op(name: str) -> Any:
+def operator(name: str) -> Any:
     """Register a CPU kernel as the operator ``densecrf::name``; other devices get a sentence."""
 
     def decorate(function: Any) -> Any:
@@ -100,14 +94,14 @@ def _op(name: str) -> Any:
 # ---- building a lattice ----------------------------------------------------------------------------------------
 
 
-@_op("lattice_build")
+@operator("lattice_build")
 def lattice_build(features: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Build the lattice of features ``[B, n, d]``; returns the weights ``[B, n, d + 1]``, then the index arrays."""
     images, points, dims = features.shape
     how = METHODS[method](dims, points)
     with _native.speaking_of("image or features"):
-        simplex, weights, *others = _native_ops(features).lattice_build(
-            _array(features), how.scale, how.pad_origin, how.bridges, _threads()
+        simplex, weights, *others = native_ops(features).lattice_build(
+            array_of(features), how.scale, how.pad_origin, how.bridges, thread_count()
         )
     return (
         torch.from_numpy(weights).view(images, points, dims + 1),
@@ -131,12 +125,12 @@ def _(features: Tensor, method: str) -> tuple[Tensor, ...]:
     )
 
 
-@_op("lattice_features_grad")
+@operator("lattice_features_grad")
 def lattice_features_grad(features: Tensor, grad_weights: Tensor, method: str) -> Tensor:
     """Gradient ``[B, n, d]`` of the features from that of the weights; exact between two walls of a simplex."""
     how = METHODS[method](features.shape[2], features.shape[1])
-    grad = _native_ops(features).lattice_features_grad(
-        _array(features), how.scale, how.pad_origin, _array(grad_weights), _threads()
+    grad = native_ops(features).lattice_features_grad(
+        array_of(features), how.scale, how.pad_origin, array_of(grad_weights), thread_count()
     )
     return torch.from_numpy(grad)
 
@@ -164,7 +158,7 @@ lattice_build.register_autograd(_build_backward, setup_context=_build_context)
 # ---- filtering on a lattice ------------------------------------------------------------------------------------
 
 
-@_op("lattice_filter")
+@operator("lattice_filter")
 def lattice_filter(values: Tensor, weights: Tensor, index: list[Tensor], method: str, transpose: bool) -> Tensor:
     """Filter values ``[B, C, n]``, or apply the transpose."""
     with _native.speaking_of("values"):
@@ -172,7 +166,7 @@ def lattice_filter(values: Tensor, weights: Tensor, index: list[Tensor], method:
 
 
 def _lattice_filter(values: Tensor, weights: Tensor, index: list[Tensor], method: str, transpose: bool) -> Tensor:
-    out = _native_ops(values).filter(_lattice(weights, index, method), _array(values), transpose, _threads())
+    out = native_ops(values).filter(lattice_of(weights, index, method), array_of(values), transpose, thread_count())
     return torch.from_numpy(out)
 
 
@@ -181,7 +175,7 @@ def _(values: Tensor, weights: Tensor, index: list[Tensor], method: str, transpo
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
-@_op("lattice_filter_values_grad")
+@operator("lattice_filter_values_grad")
 def lattice_filter_values_grad(
     grad: Tensor, weights: Tensor, index: list[Tensor], method: str, transpose: bool
 ) -> Tensor:
@@ -194,15 +188,15 @@ def _(grad: Tensor, weights: Tensor, index: list[Tensor], method: str, transpose
     return torch.empty_like(grad, memory_format=torch.contiguous_format)
 
 
-@_op("lattice_filter_weights_grad")
+@operator("lattice_filter_weights_grad")
 def lattice_filter_weights_grad(
     values: Tensor, grad: Tensor, weights: Tensor, index: list[Tensor], method: str
 ) -> Tensor:
     """Gradient ``[B, n, d + 1]`` of the barycentric weights, `grad` being that of the filtered values."""
 
     def compute() -> Tensor:
-        out = _native_ops(values).filter_weights_grad(
-            _lattice(weights, index, method), _array(values), _array(grad), _threads()
+        out = native_ops(values).filter_weights_grad(
+            lattice_of(weights, index, method), array_of(values), array_of(grad), thread_count()
         )
         return torch.from_numpy(out).view(weights.shape)
 
@@ -237,16 +231,16 @@ lattice_filter.register_autograd(_filter_backward, setup_context=_filter_context
 # ---- the spatial Gaussian --------------------------------------------------------------------------------------
 
 
-@_op("grid_filter")
+@operator("grid_filter")
 def grid_filter(values: Tensor, sigma: Tensor, shape: list[int]) -> Tensor:
     """Filter values ``[B, C, n]`` with the Gaussian of bandwidths `sigma`, in pixels, one per axis of `shape`."""
     with _native.speaking_of("values"):
-        return _grid_filter(values, _grid(sigma, shape))
+        return _grid_filter(values, grid_of(sigma, shape))
 
 
 def _grid_filter(values: Tensor, grid: Grid) -> Tensor:
-    array = _array(values)
-    return torch.from_numpy(_native_ops(values).grid_filter(grid.native(array.dtype), array, _threads()))
+    array = array_of(values)
+    return torch.from_numpy(native_ops(values).grid_filter(grid.native(array.dtype), array, thread_count()))
 
 
 @grid_filter.register_fake
@@ -254,10 +248,10 @@ def _(values: Tensor, sigma: Tensor, shape: list[int]) -> Tensor:
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
-@_op("grid_filter_values_grad")
+@operator("grid_filter_values_grad")
 def grid_filter_values_grad(grad: Tensor, sigma: Tensor, shape: list[int]) -> Tensor:
     """Gradient ``[B, C, n]`` of the values: the filter is its own transpose."""
-    return _gradient(lambda: _grid_filter(grad, _grid(sigma, shape)), grad)
+    return _gradient(lambda: _grid_filter(grad, grid_of(sigma, shape)), grad)
 
 
 @grid_filter_values_grad.register_fake
@@ -265,10 +259,10 @@ def _(grad: Tensor, sigma: Tensor, shape: list[int]) -> Tensor:
     return torch.empty_like(grad, memory_format=torch.contiguous_format)
 
 
-@_op("grid_filter_sigma_grad")
+@operator("grid_filter_sigma_grad")
 def grid_filter_sigma_grad(values: Tensor, grad: Tensor, sigma: Tensor, shape: list[int]) -> Tensor:
     """Gradient of the bandwidths; of what is computed, so the taps' own derivative."""
-    slopes = _grid(sigma, shape).slopes()
+    slopes = grid_of(sigma, shape).slopes()
     sums = [(_grid_filter(values, slope) * grad).sum(dtype=torch.float64) for slope in slopes]
     return torch.stack(sums).to(sigma.dtype)
 
@@ -296,298 +290,124 @@ def _grid_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 grid_filter.register_autograd(_grid_backward, setup_context=_grid_context)
 
 
-# ---- mean field ------------------------------------------------------------------------------------------------
+# ---- normalisation ---------------------------------------------------------------------------------------------
+#
+# Not by torch's own element-wise operators: their threads spin on for milliseconds, in which the engine's have no core
+# (forward pass of standard kernels, 500 x 375: 105 ms with them, 90 without).
 
 
-class _Kernels:
-    """The kernels of a mean field run, from the operator's flat lists."""
-
-    def __init__(
-        self,
-        couplings: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        index: Sequence[Tensor],
-        sigmas: Sequence[Tensor],
-        norm_in: Sequence[Tensor],
-        norm_out: Sequence[Tensor],
-        shape: Sequence[int],
-        method: str,
-    ) -> None:
-        self.native: list[tuple[Any, ...]] = []
-        self.grids: list[Grid | None] = []
-        left = list(index)
-        for k, coupling in enumerate(couplings):
-            number = float(coupling) if coupling.ndim == 0 else _array(coupling)
-            if not np.isfinite(number).all():
-                raise ValueError("couplings: must be finite, got NaN or inf")
-            ends = _optional(norm_in[k]), _optional(norm_out[k]), None, number
-            if weights[k].numel():
-                parts, left = left[:INDEX_ARRAYS], left[INDEX_ARRAYS:]
-                self.grids.append(None)
-                self.native.append((_lattice(weights[k], parts, method), None, *ends))
-            else:
-                grid = _grid(sigmas[k], shape)
-                self.grids.append(grid)
-                self.native.append((None, grid.native(_dtype(weights[k])), *ends))
-
-    def probes(self, wanted: Sequence[bool]) -> list[tuple[Any, ...]]:
-        """For each wanted bandwidth the kernel's derivative, as a kernel: its coupling's gradient is what it adds."""
-        out = []
-        for native, grid, wants in zip(self.native, self.grids, wanted, strict=True):
-            if grid is not None and wants:
-                dtype = native[1][2][0].dtype
-                out += [(None, slope.native(dtype), *native[2:]) for slope in grid.slopes()]
-        return out
+def _factors(sums: Any, mask: Any, power: float) -> Tensor:
+    """``sums ** power``, in place; 0 where nobody is in reach, and where the mask leaves a point out."""
+    reached = sums > _UNREACHED
+    np.maximum(sums, _UNREACHED, out=sums)
+    if power == -0.5:
+        np.sqrt(sums, out=sums)
+    np.reciprocal(sums, out=sums)
+    sums *= reached
+    return torch.from_numpy(sums if mask is None else np.multiply(sums, mask, out=sums))
 
 
-@_op("mean_field")
-def mean_field(
-    logits: Tensor,
-    couplings: list[Tensor],
-    weights: list[Tensor],
-    index: list[Tensor],
-    sigmas: list[Tensor],
-    norm_in: list[Tensor],
-    norm_out: list[Tensor],
-    shape: list[int],
-    method: str,
-    iterations: int,
-    keep: bool,
-    recompute: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores z_T ``[B, L, n]`` of ``z_{t+1} = logits + sum_k E_k K_k softmax(z_t)``, z_0 = logits.
-
-    ``K_k = diag(norm_out) K diag(norm_in)``, the norms ``[B, n]``; the coupling E_k a number, ``[L]`` or ``[L, L]``.
-    Kernel k is a lattice (``weights[k]``, five of `index`) or the spatial Gaussian of bandwidths ``sigmas[k]``.
-
-    Also returns what the backward pass wants, if `keep`: the filtered values of every iteration, or, where these are
-    many (or recompute > 0; never for recompute < 0), Q after every few.
-    """
-    kernels = _Kernels(couplings, weights, index, sigmas, norm_in, norm_out, shape, method)
-    native, array = _native_ops(logits), _array(logits)
-    states, every = False, 0
-    if keep:
-        size = iterations * native.mean_field_states(array, kernels.native)
-        states = recompute < 0 or (recompute == 0 and size <= _MOST_STATES * array.size)
-        every = 0 if states else _segment_length(iterations)
-    with _native.speaking_of("logits"):
-        scores, left, kept = native.mean_field_train(
-            array, None, kernels.native, iterations, True, states, every, _threads()
-        )
-    return (
-        torch.from_numpy(scores),
-        logits.new_empty(0) if left is None else torch.from_numpy(left),
-        logits.new_empty((0, *logits.shape)) if kept is None else torch.from_numpy(kept),
-    )
+def _sums_grad(grad: Tensor, norm: Tensor, power: float) -> Any:
+    """Gradient of the sums: norm = sums ** power, and 1 - 1 / power is 3 or 2."""
+    factors = array_of(norm)
+    out = power * array_of(grad) * factors * factors
+    return out * factors if power == -0.5 else out
 
 
-@mean_field.register_fake
-def _(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    keep = others[-2]
-    states: Any = 0
-    kept: Any = 0
-    if keep:
-        context = torch.library.get_ctx()
-        states, kept = context.new_dynamic_size(), context.new_dynamic_size()
-    scores = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    return scores, logits.new_empty(states), logits.new_empty((kept, *logits.shape))
+def _ones(weights: Tensor, mask: Tensor) -> Any:
+    """What the sums are those of, ``[B, 1, n]``."""
+    images, points, _ = weights.shape
+    return array_of(mask)[:, None] if mask.numel() else np.ones((images, 1, points), dtype_of(weights))
 
 
-def _segment_length(iterations: int) -> int:
-    """Updates after which Q is kept."""
-    return max(1, -(-iterations // _SEGMENTS))
+@operator("lattice_norm")
+def lattice_norm(weights: Tensor, index: list[Tensor], mask: Tensor, method: str, power: float) -> Tensor:
+    """Factors ``D ** power`` ``[B, n]`` of a normalisation: D = K mask, or K 1 for an empty mask; power -1 or -1/2."""
+    ones = _ones(weights, mask)
+    sums = native_ops(weights).filter(lattice_of(weights, index, method), ones, False, thread_count())
+    return _factors(sums[:, 0], ones[:, 0] if mask.numel() else None, power)
 
 
-@_op("mean_field_backward")
-def mean_field_backward(
-    grad: Tensor,
-    logits: Tensor,
-    couplings: list[Tensor],
-    weights: list[Tensor],
-    index: list[Tensor],
-    sigmas: list[Tensor],
-    norm_in: list[Tensor],
-    norm_out: list[Tensor],
-    states: Tensor,
-    kept: Tensor,
-    shape: list[int],
-    method: str,
-    iterations: int,
-    wanted: list[bool],
-) -> list[Tensor]:
-    """Gradients: of the logits, then of each kernel's coupling, weights, sigma, norm_in, norm_out.
-
-    `wanted` says for each kernel which of its five; the others come back empty.
-    """
-    flags = [tuple(wanted[5 * k : 5 * k + 5]) for k in range(len(couplings))]
-    kernels = _Kernels(couplings, weights, index, sigmas, norm_in, norm_out, shape, method)
-    run = _BackwardRun(grad, logits, kernels, couplings, flags)
-    try:
-        run.go_back(iterations, states, kept)
-    except ValueError as error:
-        if str(error) != "not finite":
-            raise
-        run.spoil()
-    return run.results(couplings, weights, sigmas, norm_in, norm_out)
+@lattice_norm.register_fake
+def _(weights: Tensor, index: list[Tensor], mask: Tensor, method: str, power: float) -> Tensor:
+    return weights.new_empty(weights.shape[:2])
 
 
-class _BackwardRun:
-    """Adds up the gradients of a run, piece by piece from its end."""
+@operator("lattice_norm_weights_grad")
+def lattice_norm_weights_grad(
+    grad: Tensor, norm: Tensor, weights: Tensor, index: list[Tensor], mask: Tensor, method: str, power: float
+) -> Tensor:
+    """Gradient ``[B, n, d + 1]`` of the barycentric weights."""
 
-    def __init__(
-        self,
-        grad: Tensor,
-        logits: Tensor,
-        kernels: _Kernels,
-        couplings: Sequence[Tensor],
-        flags: Sequence[tuple[bool, ...]],
-    ) -> None:
-        self.native, self.logits, self.kernels, self.flags = _native_ops(logits), _array(logits), kernels, flags
-        self.grad = _array(grad)
-        self.inner = any(f[1] or f[3] or f[4] for f in flags)  # gradients that want the values of Q_t itself
-        self.probes = kernels.probes([f[2] for f in flags])
-        self.wanted = [
-            ((2 if c.ndim == 2 else 1) if f[0] else 0, f[1], f[3], f[4]) for c, f in zip(couplings, flags, strict=True)
-        ]
-        for coupling, grid, f in zip(couplings, kernels.grids, flags, strict=True):
-            axes = len(grid.axes) if grid is not None and f[2] else 0
-            self.wanted += [(2 if coupling.ndim == 2 else 1, False, False, False)] * axes
-        self.spoiled = False
-        self.grad_logits: Any = None
-        self.parts: list[list[Any]] = [[None] * 4 for _ in self.wanted]
+    def compute() -> Tensor:
+        back = _sums_grad(grad, norm, power)[:, None]
+        lattice = lattice_of(weights, index, method)
+        out = native_ops(weights).filter_weights_grad(lattice, _ones(weights, mask), back, thread_count())
+        return torch.from_numpy(out).view(weights.shape)
 
-    def go_back(self, iterations: int, states: Tensor, kept: Tensor) -> None:
-        """Go back through a run, in one piece where its states were kept, else from one kept Q to the one before."""
-        if kept.shape[0] == 0:
-            return self.segment(iterations, None, states if states.numel() else None)
-        every = _segment_length(iterations)
-        for start in reversed(range(0, iterations, every)):
-            initial = None if start == 0 else kept[start // every - 1]
-            self.segment(min(every, iterations - start), initial, None)
-
-    def segment(self, iterations: int, initial: Tensor | None, states: Tensor | None) -> None:
-        """Go back through some iterations, computing their filtered values again where they were not kept."""
-        start = None if initial is None else _array(initial)
-        if states is None:
-            again = iterations if self.inner else iterations - 1
-            values = np.empty(0, self.logits.dtype)
-            if again > 0:
-                values = self.native.mean_field_train(
-                    self.logits, start, self.kernels.native, again, False, True, 0, _threads()
-                )[1]
-        else:
-            values = _array(states)
-        grad_logits, grad_start, parts = self.native.mean_field_backward(
-            self.grad,
-            self.logits,
-            start,
-            self.kernels.native,
-            self.probes,
-            self.wanted,
-            iterations,
-            values,
-            _threads(),
-        )
-        if self.grad_logits is None:
-            self.grad_logits = grad_logits
-        else:
-            self.grad_logits += grad_logits
-        self.grad = grad_start
-        for total, (coupling, *others) in zip(self.parts, parts, strict=True):
-            for i, array in enumerate([None if coupling is None else coupling.sum(axis=0), *others]):
-                if array is not None:
-                    total[i] = array if total[i] is None else total[i] + array
-
-    def spoil(self) -> None:
-        """Make all gradients NaN: the one that came in is not finite."""
-        self.spoiled = True
-        self.grad_logits = np.full_like(self.logits, np.nan)
-        self.parts = [[np.full(1, np.nan)] * 4 for _ in self.parts]
-
-    def results(
-        self,
-        couplings: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        sigmas: Sequence[Tensor],
-        norm_in: Sequence[Tensor],
-        norm_out: Sequence[Tensor],
-    ) -> list[Tensor]:
-        out = [torch.from_numpy(self.grad_logits)]
-        probes = iter(self.parts[len(couplings) :])
-        for k, coupling in enumerate(couplings):
-            grad_coupling, *others = self.parts[k]
-            if grad_coupling is not None and coupling.ndim == 0:
-                grad_coupling = grad_coupling.sum(keepdims=True)
-            sigma = None
-            if self.flags[k][2]:
-                sigma = np.array([_contracted(next(probes)[0], coupling) for _ in range(sigmas[k].numel())])
-            likes = couplings[k], weights[k], sigmas[k], norm_in[k], norm_out[k]
-            arrays = grad_coupling, others[0], sigma, *others[1:]
-            for array, like, wants in zip(arrays, likes, self.flags[k], strict=True):
-                if array is None or not wants:
-                    out.append(like.new_empty(0))
-                else:
-                    found = torch.as_tensor(array, dtype=like.dtype)
-                    out.append(torch.full_like(like, torch.nan) if self.spoiled else found.reshape(like.shape))
-        return out
+    return _gradient(compute, weights)
 
 
-def _contracted(grad: Any, coupling: Tensor) -> float:
-    """Derivative with respect to a factor of a kernel, from the gradient of that kernel's coupling."""
-    return float((grad * _array(coupling)).sum())
+@lattice_norm_weights_grad.register_fake
+def _(grad: Tensor, norm: Tensor, weights: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(weights, memory_format=torch.contiguous_format)
 
 
-@mean_field_backward.register_fake
-def _(grad: Tensor, logits: Tensor, *others: Any) -> list[Tensor]:
-    couplings, weights, _, sigmas, norm_in, norm_out, *_, wanted = others
-    out = [torch.empty_like(logits, memory_format=torch.contiguous_format)]
-    flags = iter(wanted)
-    for likes in zip(couplings, weights, sigmas, norm_in, norm_out, strict=True):
-        out += [
-            torch.empty_like(like, memory_format=torch.contiguous_format) if next(flags) else like.new_empty(0)
-            for like in likes
-        ]
-    return out
+def _lattice_norm_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    weights, index, mask, ctx.method, ctx.power = inputs
+    ctx.save_for_backward(output, weights, mask, *index)
 
 
-def _mean_field_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, *lists, ctx.shape, ctx.method, ctx.iterations, _, _ = inputs
-    _, states, kept = output
-    ctx.lengths = [len(part) for part in lists]
-    ctx.save_for_backward(logits, states, kept, *(tensor for part in lists for tensor in part))
-    ctx.mark_non_differentiable(states, kept)
-    ctx.set_materialize_grads(False)
+def _lattice_norm_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    norm, weights, mask, *index = ctx.saved_tensors
+    grad_weights = lattice_norm_weights_grad(grad, norm, weights, index, mask, ctx.method, ctx.power)
+    return grad_weights, [None] * len(index), None, None, None
 
 
-def _mean_field_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    if grad is None:
-        return (None, *([None] * n for n in ctx.lengths), *[None] * 5)
-    logits, states, kept, *flat = ctx.saved_tensors
-    lists: list[list[Tensor]] = []
-    for length in ctx.lengths:
-        lists.append(flat[:length])
-        flat = flat[length:]
-    couplings, weights, index, sigmas, norm_in, norm_out = lists
-    needs_couplings, needs_weights, _, needs_sigmas, needs_in, needs_out = ctx.needs_input_grad[1:7]
-    wanted = [
-        bool(flag)
-        for flags in zip(needs_couplings, needs_weights, needs_sigmas, needs_in, needs_out, strict=True)
-        for flag in flags
-    ]
-    grad_logits, *others = mean_field_backward(
-        grad, logits, *lists, states, kept, ctx.shape, ctx.method, ctx.iterations, wanted
-    )
-    found = [g if wants else None for g, wants in zip(others, wanted, strict=True)]
-    return (
-        grad_logits,
-        found[0::5],
-        found[1::5],
-        [None] * len(index),
-        found[2::5],
-        found[3::5],
-        found[4::5],
-        *[None] * 5,
-    )
+lattice_norm.register_autograd(_lattice_norm_backward, setup_context=_lattice_norm_context)
 
 
-mean_field.register_autograd(_mean_field_backward, setup_context=_mean_field_context)
+@operator("grid_norm")
+def grid_norm(sigma: Tensor, mask: Tensor, shape: list[int], power: float) -> Tensor:
+    """The same of the spatial Gaussian; ``[1, n]`` for an empty mask."""
+    sums = _grid_sums(grid_of(sigma, shape), sigma, mask)
+    return _factors(sums, array_of(mask) if mask.numel() else None, power)
+
+
+def _grid_sums(grid: Grid, sigma: Tensor, mask: Tensor) -> Any:
+    if not mask.numel():
+        return grid.ones().astype(dtype_of(sigma))[None]
+    return native_ops(sigma).grid_filter(grid.native(dtype_of(sigma)), array_of(mask)[:, None], thread_count())[:, 0]
+
+
+@grid_norm.register_fake
+def _(sigma: Tensor, mask: Tensor, shape: list[int], power: float) -> Tensor:
+    return sigma.new_empty(mask.shape if mask.numel() else (1, prod(shape)))
+
+
+@operator("grid_norm_sigma_grad")
+def grid_norm_sigma_grad(
+    grad: Tensor, norm: Tensor, sigma: Tensor, mask: Tensor, shape: list[int], power: float
+) -> Tensor:
+    """Gradient of the bandwidths."""
+    back = _sums_grad(grad, norm, power)
+    slopes = grid_of(sigma, shape).slopes()
+    sums = [np.vdot(_grid_sums(slope, sigma, mask).astype(np.float64), back) for slope in slopes]
+    return torch.tensor(sums, dtype=sigma.dtype)
+
+
+@grid_norm_sigma_grad.register_fake
+def _(grad: Tensor, norm: Tensor, sigma: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(sigma)
+
+
+def _grid_norm_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    sigma, mask, ctx.shape, ctx.power = inputs
+    ctx.save_for_backward(output, sigma, mask)
+
+
+def _grid_norm_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    return grid_norm_sigma_grad(grad, *ctx.saved_tensors, ctx.shape, ctx.power), None, None, None
+
+
+grid_norm.register_autograd(_grid_norm_backward, setup_context=_grid_norm_context)

@@ -23,7 +23,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 import densecrf.nn as dnn  # noqa: E402
-from densecrf import Bilateral, Gaussian, _ops  # noqa: E402
+from densecrf import Bilateral, Gaussian, _mean_field_ops  # noqa: E402
 from densecrf.nn import Features  # noqa: E402
 from densecrf.nn import functional as F  # noqa: E402
 
@@ -307,8 +307,10 @@ def test_a_layer_of_another_dtype(dtype):
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_autocast(half, monkeypatch):
-    seen, right = [], _ops.mean_field
-    monkeypatch.setattr(_ops, "mean_field", lambda *args: seen.append({t.dtype for t in args[2]}) or right(*args))
+    seen, right = [], _mean_field_ops.mean_field
+    monkeypatch.setattr(
+        _mean_field_ops, "mean_field", lambda *args: seen.append({t.dtype for t in args[2]}) or right(*args)
+    )
     scores = torch.nn.Conv2d(3, 3, 1)
     for layer in (layer_of(weights="matrix", compatibility="matrix", learn_bandwidths=True), dnn.CRFasRNN(3)):
         for dtype in (half, torch.float32):
@@ -329,7 +331,7 @@ def test_autocast(half, monkeypatch):
 @pytest.fixture
 def spy(monkeypatch):
     """What the backward pass was asked for: lists of names."""
-    seen, right = [], _ops.mean_field_backward
+    seen, right = [], _mean_field_ops.mean_field_backward
     names = ("coupling", "weights", "sigma", "norm_in", "norm_out")
 
     def backward(*args):
@@ -337,7 +339,7 @@ def spy(monkeypatch):
         seen.append([f"{names[i % 5]} {i // 5}" for i, flag in enumerate(wanted) if flag])
         return right(*args)
 
-    monkeypatch.setattr(_ops, "mean_field_backward", backward)
+    monkeypatch.setattr(_mean_field_ops, "mean_field_backward", backward)
     return seen
 
 
@@ -368,8 +370,8 @@ def test_frozen_parameters_are_not_computed(spy):
 
 
 def test_nothing_is_kept_without_gradients(spy, monkeypatch):
-    kept, right = [], _ops.mean_field
-    monkeypatch.setattr(_ops, "mean_field", lambda *args: kept.append(args[-2]) or right(*args))
+    kept, right = [], _mean_field_ops.mean_field
+    monkeypatch.setattr(_mean_field_ops, "mean_field", lambda *args: kept.append(args[-2]) or right(*args))
     layer, inputs = layer_of(), inputs_of()
     layer(**inputs)
     with torch.no_grad():

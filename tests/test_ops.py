@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.autograd.gradcheck import GradcheckError  # noqa: E402
 from torch.fx.experimental.symbolic_shapes import ShapeEnv  # noqa: E402
 
-from densecrf import Lattice, _ops, numerics  # noqa: E402
+from densecrf import Lattice, _mean_field_ops, _ops, numerics  # noqa: E402
 from densecrf.spatial import Grid  # noqa: E402
 
 METHODS = ("tuned", "classic")
@@ -215,7 +215,7 @@ class Problem:
         logits = next(left)
         lists = [[next(left) if t.requires_grad else t for t in part] for part in self.lists()]
         _, *_, shape, method, iterations, keep, recompute = self.args(**options)
-        return _ops.mean_field(logits, *lists, shape, method, iterations, keep, recompute)[0]
+        return _mean_field_ops.mean_field(logits, *lists, shape, method, iterations, keep, recompute)[0]
 
     def gradients(self, **options):
         leaves = self.leaves()
@@ -295,22 +295,22 @@ def test_mean_field_gradients_of_float32():
 def test_kept_states_are_bounded():
     # Few labels on a lattice that is smaller than the image: values are kept. Much to keep: Q of every third step.
     problem = Problem()
-    scores, states, kept = _ops.mean_field(*problem.args(6, recompute=-1, detach=True))
+    scores, states, kept = _mean_field_ops.mean_field(*problem.args(6, recompute=-1, detach=True))
     assert states.numel() > 0 and kept.shape[0] == 0
-    again, states, kept = _ops.mean_field(*problem.args(6, recompute=1, detach=True))
+    again, states, kept = _mean_field_ops.mean_field(*problem.args(6, recompute=1, detach=True))
     assert states.numel() == 0 and kept.shape == (2, *problem.logits.shape)
-    none, *nothing = _ops.mean_field(*problem.args(6, keep=False, detach=True))
+    none, *nothing = _mean_field_ops.mean_field(*problem.args(6, keep=False, detach=True))
     assert all(t.numel() == 0 for t in nothing)
     assert torch.equal(scores, again) and torch.equal(scores, none)
     # What is kept are the probabilities themselves.
     for k, t in enumerate((2, 4)):
-        q = _ops.mean_field(*problem.args(t, keep=False, detach=True))[0].softmax(dim=1)
+        q = _mean_field_ops.mean_field(*problem.args(t, keep=False, detach=True))[0].softmax(dim=1)
         torch.testing.assert_close(kept[k], q, rtol=1e-9, atol=1e-9)
 
 
 def backward_args(problem, wanted, recompute=0, iterations=3):
     logits, *lists, shape, method, _, _, _ = problem.args(detach=True)
-    _, states, kept = _ops.mean_field(*problem.args(iterations, recompute=recompute, detach=True))
+    _, states, kept = _mean_field_ops.mean_field(*problem.args(iterations, recompute=recompute, detach=True))
     grad = random(*logits.shape, seed=5, dtype=logits.dtype, grad=False)
     return (grad, logits, *lists, states, kept, shape, method, iterations, wanted)
 
@@ -319,10 +319,10 @@ def backward_args(problem, wanted, recompute=0, iterations=3):
 def test_only_what_is_wanted_is_computed(recompute):
     problem = Problem()
     exists = [t.numel() > 0 for row in zip(*(problem.lists()[i] for i in (0, 1, 3, 4, 5)), strict=True) for t in row]
-    everything = _ops.mean_field_backward(*backward_args(problem, exists, recompute))
+    everything = _mean_field_ops.mean_field_backward(*backward_args(problem, exists, recompute))
     for i in [i for i, there in enumerate(exists) if there]:
         wanted = [j == i for j in range(15)]
-        grad_logits, *others = _ops.mean_field_backward(*backward_args(problem, wanted, recompute))
+        grad_logits, *others = _mean_field_ops.mean_field_backward(*backward_args(problem, wanted, recompute))
         torch.testing.assert_close(grad_logits, everything[0], rtol=1e-10, atol=1e-10)
         assert [t.numel() > 0 for t in others] == wanted
         torch.testing.assert_close(others[i], everything[1 + i], rtol=1e-10, atol=1e-10)
@@ -398,7 +398,7 @@ def other_logits(args):
 @pytest.mark.parametrize("recompute", [-1, 1])
 @pytest.mark.parametrize("spoil", [None, wrong_norms, wrong_couplings, other_logits])
 def test_a_wrong_backward_pass_is_found(monkeypatch, spoil, recompute):
-    problem, right = Problem(images=1), _ops.mean_field_backward
+    problem, right = Problem(images=1), _mean_field_ops.mean_field_backward
 
     def check():
         sure(lambda *leaves: problem.run(*leaves, recompute=recompute), *problem.leaves(), fast=True)
@@ -406,7 +406,7 @@ def test_a_wrong_backward_pass_is_found(monkeypatch, spoil, recompute):
     if spoil is None:
         return check()
     problem.norm_in[1] = problem.norm_out[2] = positive(1, 12, seed=40).detach()
-    monkeypatch.setattr(_ops, "mean_field_backward", lambda *args: right(*spoil(args)))
+    monkeypatch.setattr(_mean_field_ops, "mean_field_backward", lambda *args: right(*spoil(args)))
     with pytest.raises(GradcheckError):
         check()
 
@@ -452,16 +452,33 @@ def _checks(how):
     yield "grid_filter", (_ops.grid_filter, (values, sigma, [4, 5]))
     yield "grid_filter_values_grad", (_ops.grid_filter_values_grad, (transposed, sigma.detach(), [4, 5]))
     yield "grid_filter_sigma_grad", (_ops.grid_filter_sigma_grad, (plain, transposed, sigma.detach(), [4, 5]))
+    half = random(2, 20, grad=False, **how) > 0
+    for what, mask in ("", random(0, grad=False, **how)), (" with a mask", half.to(plain.dtype)):
+        norm = _ops.lattice_norm(weights, index, mask, "classic", -0.5)
+        yield (
+            f"lattice_norm{what}",
+            (_ops.lattice_norm, (weights.clone().requires_grad_(), index, mask, "classic", -0.5)),
+        )
+        args = (plain[:, 0], norm, weights, index, mask, "classic", -0.5)
+        yield f"lattice_norm_weights_grad{what}", (_ops.lattice_norm_weights_grad, args)
+        norm = _ops.grid_norm(sigma.detach(), mask, [4, 5], -1.0)
+        yield f"grid_norm{what}", (_ops.grid_norm, (sigma, mask, [4, 5], -1.0))
+        args = (plain[: len(norm), 0], norm, sigma.detach(), mask, [4, 5], -1.0)
+        yield f"grid_norm_sigma_grad{what}", (_ops.grid_norm_sigma_grad, args)
     problem = Problem(**how)
     for recompute in (0, 1, -1):
-        yield f"mean_field {recompute}", (_ops.mean_field, problem.args(recompute=recompute))
+        yield f"mean_field {recompute}", (_mean_field_ops.mean_field, problem.args(recompute=recompute))
         wanted = [True, True, False, True, True, True, False, True, False, True, True, True, False, True, False]
         args = backward_args(problem, wanted, recompute)
-        yield f"mean_field_backward {recompute}", (_ops.mean_field_backward, args)
-    yield "mean_field, nothing kept", (_ops.mean_field, problem.args(keep=False, detach=True))
-    yield "mean_field without kernels", (_ops.mean_field, (values, [], [], [], [], [], [], [4, 5], "tuned", 2, True, 0))
+        yield f"mean_field_backward {recompute}", (_mean_field_ops.mean_field_backward, args)
+    yield "mean_field, nothing kept", (_mean_field_ops.mean_field, problem.args(keep=False, detach=True))
+    yield (
+        "mean_field without kernels",
+        (_mean_field_ops.mean_field, (values, [], [], [], [], [], [], [4, 5], "tuned", 2, True, 0)),
+    )
 
 
+NORMS = ("lattice", ""), ("lattice", "_weights_grad"), ("grid", ""), ("grid", "_sigma_grad")
 NAMES = (
     *(f"lattice_{what} {method}" for method in METHODS for what in ("build", "filter")),
     "lattice_filter of a transpose",
@@ -471,6 +488,7 @@ NAMES = (
     "grid_filter",
     "grid_filter_values_grad",
     "grid_filter_sigma_grad",
+    *(f"{kind}_norm{what}{mask}" for mask in ("", " with a mask") for kind, what in NORMS),
     *(f"mean_field{what} {recompute}" for recompute in (0, 1, -1) for what in ("", "_backward")),
     "mean_field, nothing kept",
     "mean_field without kernels",
@@ -486,8 +504,9 @@ def test_opcheck(name):
 def test_opcheck_covers_every_operator():
     assert tuple(checks(torch.float32)) == NAMES
     ops = {op for op, _ in checks(torch.float32).values()}
-    assert ops == {op for op in vars(_ops).values() if isinstance(op, torch.library.CustomOpDef)}
-    assert len(ops) == 10
+    all_of_them = [*vars(_ops).values(), *vars(_mean_field_ops).values()]
+    assert ops == {op for op in all_of_them if isinstance(op, torch.library.CustomOpDef)}
+    assert len(ops) == 14
 
 
 def fake_of(args, device):

@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from densecrf import _checks, _inputs, _ops, presets
+from densecrf import _checks, _inputs, _mean_field_ops, presets
 from densecrf.kernels import Bilateral, Gaussian, Kernel
 from densecrf.nn import _tensors
 from densecrf.nn.terms import Term, TermBuilder, features_term, spatial_term
@@ -198,7 +198,7 @@ def mean_field(
         *couplings,
         *(t for term in terms for t in (term.weights, term.sigma, term.norm_in, term.norm_out)),
     ]
-    scores, _, _ = _ops.mean_field(
+    scores, _, _ = _mean_field_ops.mean_field(
         found,
         [matrix.to(found.dtype) for matrix in couplings],
         [term.weights.to(found.dtype) for term in terms],

@@ -14,8 +14,6 @@ from densecrf import _checks, _ops
 from densecrf.kernels import Bandwidth, Bilateral, Custom, Gaussian, Kernel
 from densecrf.nn import _tensors
 
-_UNREACHED = 1e-10  # sums below this are those of points that nobody reaches, masked ones; they get no message
-
 
 class Term(NamedTuple):
     """One pairwise kernel on one batch of images, with its normalisation: what `mean_field` takes.
@@ -55,22 +53,15 @@ class Term(NamedTuple):
         if mask is not None:
             norm_in = norm_out = mask
         if normalization != "none":
-            sums = self._sums(mask)
-            reached = sums > _UNREACHED  # 1 / 0 would make the gradient NaN, even times zero
-            divisor = torch.where(reached, sums, 1)
-            divisor = divisor.sqrt() if normalization == "symmetric" else divisor
-            inverse = torch.where(reached, 1 / divisor, 0)
-            inverse = inverse if mask is None else inverse * mask
+            inverse = self._norm(empty if mask is None else mask, -0.5 if normalization == "symmetric" else -1.0)
             norm_in = norm_in if normalization == "after" else inverse
             norm_out = norm_out if normalization == "before" else inverse
         return self._replace(norm_in=norm_in, norm_out=norm_out)
 
-    def _sums(self, mask: Tensor | None) -> Tensor:
-        if mask is not None:
-            return self.filter(mask.unsqueeze(1)).squeeze(1)
+    def _norm(self, mask: Tensor, power: float) -> Tensor:
         if self.arrays:
-            return self.filter(self.weights.new_ones(self.weights.shape[0], 1, self.weights.shape[1])).squeeze(1)
-        return self.filter(self.sigma.new_ones(1, 1, prod(self.shape))).squeeze(1)  # the same for all images
+            return _ops.lattice_norm(self.weights, self.arrays, mask, self.method, power)
+        return _ops.grid_norm(self.sigma, mask, list(self.shape), power)  # without a mask the same for all images
 
 
 def features_term(
