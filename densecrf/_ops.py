@@ -100,13 +100,16 @@ def lattice_build(features: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor
     images, points, dims = features.shape
     how = METHODS[method](dims, points)
     with _native.speaking_of("image or features"):
-        simplex, weights, *others = native_ops(features).lattice_build(
+        simplex, weights, simplex_vertices, chains, chain_starts, sizes = native_ops(features).lattice_build(
             array_of(features), how.scale, how.pad_origin, how.bridges, thread_count()
         )
     return (
         torch.from_numpy(weights).view(images, points, dims + 1),
         torch.from_numpy(simplex).view(images, points),
-        *map(torch.from_numpy, others),
+        torch.from_numpy(simplex_vertices),
+        torch.from_numpy(chains),
+        torch.from_numpy(chain_starts),
+        torch.from_numpy(sizes),
     )
 
 
