@@ -5,7 +5,7 @@
 
 500 x 375, L = 21, T = 5, on the photographs of compare_pydensecrf.py. Before anything is timed, the layer's result is
 checked against the engine's and the gradient of a random direction against a difference of two runs in float64. The
-engine (`densecrf.refine`: lattice, normalisation, T updates), the layer's forward pass and its forward and backward
+engine (`densecrf.refine` with the same weights: lattice, normalisation, T updates), the layer's forward pass and its forward and backward
 pass are run in turn, round after round; the table has medians and the ratio to the engine. "kept" is what the
 backward pass holds on to between the two, beyond inputs and results; "peak" the growth of a fresh process's peak
 memory over both. The last lines have four photographs as one batch beside the four one by one.
@@ -19,6 +19,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -54,13 +55,24 @@ def layer_of(case: Case, setting: str, learned: str) -> DenseCRF:
     return DenseCRF(case.labels, kernels_of(setting), case.iterations, **LEARNED[learned])
 
 
+def engine_of(layer: DenseCRF, threads: int) -> dict[str, Any]:
+    """What `densecrf.refine` has to be told to compute the same."""
+    weights = [getattr(layer, f"weight_{k}").detach().numpy() for k in range(len(layer.kernels))]
+    kernels = [
+        replace(kernel, weight=w if w.ndim else float(w)) for kernel, w in zip(layer.kernels, weights, strict=True)
+    ]
+    compatibility = "potts" if layer.compatibility is None else layer.compatibility.detach().numpy()
+    how = {"iterations": layer.iterations, "num_threads": threads}
+    return {"kernels": kernels, "compatibility": compatibility, **how}
+
+
 def check(case: Case, setting: str, image: np.ndarray) -> None:
     """Stop unless layer and engine agree and the gradient is the derivative."""
     logits, pixels = inputs(case, image)
     layer = layer_of(case, setting, "scalar weights")
     with torch.no_grad():
         found = layer(logits, pixels)[0].softmax(0).numpy()
-    wanted = densecrf.refine(image, logits=logits[0].numpy(), kernels=kernels_of(setting), iterations=case.iterations)
+    wanted = densecrf.refine(image, logits=logits[0].numpy(), **engine_of(layer, 2))
     if np.abs(found - wanted.probs).max() > 1e-4:
         raise SystemExit(f"layer and engine differ by {np.abs(found - wanted.probs).max():.1e}, {setting}")
     part = logits[:, :, :60, :80].double().requires_grad_(), pixels[:, :, :60, :80].double()
@@ -81,16 +93,14 @@ def time_photo(case: Case, setting: str, learned: str, image: np.ndarray, rounds
     logits.requires_grad_()
     layer = layer_of(case, setting, learned)
     grad = torch.randn(logits.shape)
-    kernels = kernels_of(setting)
+    engine = engine_of(layer, threads)
 
     def forward() -> Tensor:
         with torch.no_grad():
             return layer(logits, pixels)
 
     runs: dict[str, Callable[[], Any]] = {
-        "engine": lambda: densecrf.refine(
-            image, logits=array, kernels=kernels, iterations=case.iterations, num_threads=threads
-        ),
+        "engine": lambda: densecrf.refine(image, logits=array, **engine),
         "forward": forward,
         "both": lambda: layer(logits, pixels).backward(grad),
     }

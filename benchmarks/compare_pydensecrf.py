@@ -125,10 +125,14 @@ def time_case(case: Case, setting: str, rounds: int, image: Array) -> dict[str, 
 
 
 def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run, called in turn, round after round."""
+    """Seconds of each run, called in turn, round after round.
+
+    After a pause each: threads that torch has used spin on for milliseconds and would slow the next run.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
+            time.sleep(0.02)
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)

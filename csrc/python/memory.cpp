@@ -18,15 +18,13 @@ constexpr size_t kKeepAtFirst = size_t(512) << 20;
 // Blocks that were given back, the oldest first.
 class Kept {
  public:
-  // The smallest block of this size or up to a quarter more (for lattices of similar images); null if there
-  // is none.
-  void* take(size_t* bytes) {
+  // The smallest block of at least this size, and at most `most`; null if there is none.
+  void* take(size_t* bytes, size_t most) {
     const Turn turn(&busy_);
     int best = -1;
     for (int i = 0; turn.mine && i < count_; ++i) {
       const size_t found = blocks_[i].bytes;
-      if (found >= *bytes && found - *bytes <= *bytes / 4 && (best < 0 || found < blocks_[best].bytes))
-        best = i;
+      if (found >= *bytes && found <= most && (best < 0 || found < blocks_[best].bytes)) best = i;
     }
     if (best < 0) return nullptr;
     *bytes = blocks_[best].bytes;
@@ -85,8 +83,10 @@ Kept kept;
 
 }  // namespace
 
-Memory::Memory(size_t bytes) : data_(nullptr), bytes_(bytes) {
-  if (bytes_ >= kWorthKeeping) data_ = kept.take(&bytes_);
+Memory::Memory(size_t bytes, For use) : data_(nullptr), bytes_(bytes) {
+  // A call's scratch memory may be far too large, it will soon be back; a result may stay with the user.
+  const size_t most = use == For::kCall ? 4 * bytes : bytes + bytes / 4;
+  if (bytes_ >= kWorthKeeping) data_ = kept.take(&bytes_, most);
   if (!data_ && bytes_ > 0) data_ = allocate(bytes_);
   if (!data_) throw std::bad_alloc();
 }

@@ -12,7 +12,8 @@ class Memory {
 
   // Throws std::bad_alloc; so it does for 0, the engine's answer where a workspace's size could not be worked
   // out.
-  explicit Memory(size_t bytes);
+  enum class For { kCall, kResult };
+  explicit Memory(size_t bytes, For use = For::kCall);
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
   ~Memory();
