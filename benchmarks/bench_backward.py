@@ -5,10 +5,10 @@
 
 500 x 375, L = 21, T = 5, on the photographs of compare_pydensecrf.py. Before anything is timed, the layer's result is
 checked against the engine's and the gradient of a random direction against a difference of two runs in float64. The
-engine (`densecrf.refine` with the same weights: lattice, normalisation, T updates), the layer's forward pass and its forward and backward
-pass are run in turn, round after round; the table has medians and the ratio to the engine. "kept" is what the
-backward pass holds on to between the two, beyond inputs and results; "peak" the growth of a fresh process's peak
-memory over both. The last lines have four photographs as one batch beside the four one by one.
+engine (`densecrf.refine` with the same weights: lattice, normalisation, T updates), the layer's forward pass and its
+forward and backward pass are run in turn, round after round; the table has medians and the ratio to the engine. "kept"
+is what the backward pass holds on to between the two, beyond inputs and results; "peak" the growth of a fresh
+process's peak memory over both. The last lines have four photographs as one batch beside the four one by one.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from densecrf import Bilateral, Gaussian, _native
 from densecrf.nn import DenseCRF
 
 SETTINGS = {**SETTINGS, "crf-as-rnn": (3, 3, 160, 3, 5)}  # its bandwidths and weights, in a DenseCRF
+PAUSE = 0.02  # seconds; threads that torch has used spin on for milliseconds and would slow the next run
 LEARNED: dict[str, dict[str, Any]] = {
     "scalar weights": {},
     "matrices": {"weights": "matrix", "compatibility": "matrix"},
@@ -104,7 +105,7 @@ def time_photo(case: Case, setting: str, learned: str, image: np.ndarray, rounds
         "forward": forward,
         "both": lambda: layer(logits, pixels).backward(grad),
     }
-    seconds = interleaved(runs, rounds)
+    seconds = interleaved(runs, rounds, PAUSE)
     return {name: median(values) for name, values in seconds.items()}
 
 
@@ -192,7 +193,7 @@ def batch_row(case: Case, setting: str, rounds: int, height: int, width: int) ->
         "batch": lambda: layer(logits, pixels).backward(grad),
         "singles": singles,
     }
-    seconds = interleaved(runs, rounds)
+    seconds = interleaved(runs, rounds, PAUSE)
     ms = {name: 1000 * median(values) for name, values in seconds.items()}
     print(
         f"{setting:10} {width}x{height}: batch of 4 {ms['batch']:.0f} ms, one by one {ms['singles']:.0f} ms", flush=True

@@ -124,15 +124,12 @@ def time_case(case: Case, setting: str, rounds: int, image: Array) -> dict[str, 
     return interleaved(runs, rounds)
 
 
-def interleaved(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each run, called in turn, round after round.
-
-    After a pause each: threads that torch has used spin on for milliseconds and would slow the next run.
-    """
+def interleaved(runs: dict[str, Callable[[], Any]], rounds: int, pause: float = 0) -> dict[str, list[float]]:
+    """Seconds of each run, called in turn, round after round, each after a pause."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            time.sleep(0.02)
+            time.sleep(pause)
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)
