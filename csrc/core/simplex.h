@@ -134,20 +134,19 @@ struct Simplex {
     return key;
   }
 
-  // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along the coordinate of
-  // rank d-k.
+  // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along axes[k], the coordinate
+  // of rank d-k.
   template <class K>
-  DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, K* keys) const {
+  DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, K* keys, int* axes) const {
     const int d = D ? D : dims;
-    int axis[kCap];
     K key = 0;
     for (int i = 0; i <= d; ++i) {
-      axis[rank[i][n]] = i;
+      axes[d - rank[i][n]] = i;
       key += K(int64_t(rem0[i][n])) * code.unit[i];
     }
     for (int k = 0; k <= d; ++k) {
       keys[k] = key;
-      key += code.step[axis[d - k]];
+      key += code.step[axes[k]];
     }
   }
 };

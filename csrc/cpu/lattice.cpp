@@ -19,8 +19,10 @@ namespace {
 
 // Above 16, or gcc unrolls the loops over lanes whole before it could vectorise them (build 1.25x slower).
 constexpr int kLanes = 32;
-// A lattice with at least so many points to a corner has the second kind of bridges, too.
+// The steps from corner k of a simplex to the next ones are a, b, c, d (corner d+1 is corner 0 again): its bridges are
+// k + b, on the way b, a, and in a lattice with at least kSparse points to a corner k + d, too.
 constexpr int kSparse = 3;
+constexpr uint8_t kSecond = 1, kFourth = 2;
 
 // What LatticeTables points to.
 class AnyTables {
@@ -37,6 +39,7 @@ struct Band {
   HashTable<K> simplices, vertices;  // vertices: the corners of the simplices; band 0 takes in all others'
   HashTable<K> bridges;              // vertices that only the blur passes through, found by the band's thread
   Buffer<int32_t> simplex_vertices;  // [S, d+1] vertex ids, of this band's table until the merge
+  Buffer<uint8_t> wanted;            // [vertices, d+1] kinds of bridges wanted one step up along each axis
   int64_t first_simplex = 0;         // global id of this band's first simplex
   Status status = Status::kOk;
 };
@@ -228,7 +231,7 @@ class Builder {
       if (thread == 0) status_ = merge();
       team.barrier();
       if (status_ == Status::kOk && request_.bridges) {
-        if (!find_bridges(band(tables_->simplices, team.size(), thread), &mine.bridges))
+        if (!find_bridges(band(corners_, team.size(), thread), &mine.bridges))
           mine.status = Status::kOutOfMemory;
         team.barrier();
         if (thread == 0) status_ = add_bridges();
@@ -292,12 +295,29 @@ class Builder {
   bool insert_vertices(const Block& block, int n, Band<K>* out) {
     const int corners = d_ + 1;
     K keys[(D ? D : kMaxDims) + 1];
-    block.vertex_keys(d_, tables_->code, n, keys);
+    int axes[(D ? D : kMaxDims) + 1];
+    block.vertex_keys(d_, tables_->code, n, keys, axes);
     if (!out->vertices.make_room(corners)) return false;
     for (int k = 0; k < corners; ++k) out->vertices.prefetch(keys[k]);
     const int64_t at = out->simplex_vertices.size();
     if (!out->simplex_vertices.resize(at + corners)) return false;
     for (int k = 0; k < corners; ++k) out->simplex_vertices[at + k] = out->vertices.insert(keys[k]);
+    return !request_.bridges || want_bridges(&out->simplex_vertices[at], axes, out);
+  }
+  bool want_bridges(const int32_t* corners, const int* axes, Band<K>* out) const {
+    const int n = d_ + 1;
+    if (!grow_wanted(out)) return false;
+    for (int k = 0; k < n; ++k) {
+      uint8_t* wanted = &out->wanted[int64_t(corners[k]) * n];
+      wanted[axes[(k + 1) % n]] |= kSecond;
+      wanted[axes[(k + 3) % n]] |= kFourth;
+    }
+    return true;
+  }
+  bool grow_wanted(Band<K>* band) const {
+    const int64_t old = band->wanted.size(), size = band->vertices.size() * (d_ + 1);
+    if (!band->wanted.resize(size)) return false;
+    if (size > old) std::memset(band->wanted.data() + old, 0, size_t(size - old));
     return true;
   }
 
@@ -317,55 +337,50 @@ class Builder {
       insert_all(from.vertices, &all, merged.data());
       for (int64_t i = 0; i < from.simplex_vertices.size(); ++i)
         from.simplex_vertices[i] = merged[from.simplex_vertices[i]];
+      if (request_.bridges && !merge_wanted(from, merged.data())) return Status::kOutOfMemory;
       from.vertices.release();
     }
     tables_->simplices = simplices;
-    sparse_ = all.size() * kSparse <= request_.points;
+    corners_ = all.size();
+    sparse_ = corners_ * kSparse <= request_.points;
     return checked_size();
   }
 
-  // Collects the bridges of some simplices, counted through all bands: one band may have most of them (a
-  // street under a sky), and this way the threads share the work.
-  bool find_bridges(Range simplices, HashTable<K>* bridges) const {
-    if (!bridges->init(simplices.end - simplices.begin)) return false;
-    for (int b = 0; b < tables_->num_bands; ++b) {
-      const Band<K>& from = tables_->bands[b];
-      const Range mine = {larger<int64_t>(0, simplices.begin - from.first_simplex),
-                          smaller(from.simplices.size(), simplices.end - from.first_simplex)};
-      if (mine.begin < mine.end && !find_bridges(from, mine, bridges)) return false;
+  bool merge_wanted(const Band<K>& from, const int32_t* merged) const {
+    const int n = d_ + 1;
+    Band<K>& all = tables_->bands[0];
+    if (!grow_wanted(&all)) return false;
+    for (int64_t v = 0; v < from.vertices.size(); ++v) {
+      for (int a = 0; a < n; ++a) all.wanted[int64_t(merged[v]) * n + a] |= from.wanted[v * n + a];
     }
     return true;
   }
-  // The steps of a simplex from corner k on are a, b, c, d (corner d+1 is corner 0 again): its bridges are k
-  // + b, on the way b, a, and in a sparse lattice k + d.
-  bool find_bridges(const Band<K>& from, Range simplices, HashTable<K>* bridges) const {
+
+  // Collects the wanted bridges above some corners, those that are no corners themselves.  Looked up once per corner
+  // and axis, not once per simplex, of which there are some four to a corner.
+  bool find_bridges(Range range, HashTable<K>* bridges) const {
+    constexpr int kTogether = 8;  // corners whose bridges are prefetched before the first is looked up
     const HashTable<K>& corners = tables_->bands[0].vertices;
-    const int n = d_ + 1, count = sparse_ ? 2 * n : n;
-    K keys[2][2 * ((D ? D : kMaxDims) + 1)];  // of this simplex, and of the one before, by now prefetched
-    for (int64_t i = simplices.begin; i <= simplices.end; ++i) {
-      if (i < simplices.end) {
-        bridge_keys(&from.simplex_vertices[i * n], keys[i % 2]);
-        if (!bridges->make_room(2 * count)) return false;
-        for (int k = 0; k < count; ++k) {
-          corners.prefetch(keys[i % 2][k]);
-          bridges->prefetch(keys[i % 2][k]);
+    const uint8_t kinds = sparse_ ? kSecond | kFourth : kSecond;
+    const int n = d_ + 1;
+    K keys[kTogether * ((D ? D : kMaxDims) + 1)];
+    if (!bridges->init((range.end - range.begin) / 2)) return false;
+    for (int64_t first = range.begin; first < range.end; first += kTogether) {
+      int count = 0;
+      for (int64_t v = first; v < smaller(first + kTogether, range.end); ++v) {
+        const uint8_t* wanted = tables_->bands[0].wanted.data() + v * n;
+        for (int a = 0; a < n; ++a) {
+          if (!(wanted[a] & kinds)) continue;
+          keys[count] = corners.key(v) + tables_->code.step[a];
+          corners.prefetch(keys[count++]);
         }
       }
-      for (int k = 0; k < count && i > simplices.begin; ++k) {
-        const K key = keys[(i + 1) % 2][k];
-        if (corners.find(key) == HashTable<K>::kNone) bridges->insert(key);
+      if (!bridges->make_room(count)) return false;
+      for (int i = 0; i < count; ++i) {
+        if (corners.find(keys[i]) == HashTable<K>::kNone) bridges->insert(keys[i]);
       }
     }
     return true;
-  }
-  void bridge_keys(const int32_t* corners, K* keys) const {
-    const int n = d_ + 1;
-    K at[(D ? D : kMaxDims) + 5];
-    for (int k = 0; k < n + 4; ++k) at[k] = k < n ? tables_->bands[0].vertices.key(corners[k]) : at[k - n];
-    for (int k = 0; k < n; ++k) {
-      keys[k] = at[k] + (at[k + 2] - at[k + 1]);
-      if (sparse_) keys[n + k] = at[k] + (at[k + 4] - at[k + 3]);
-    }
   }
 
   // Bridges come last, so that splat and slice touch a compact part of the values.
@@ -396,6 +411,7 @@ class Builder {
   const LatticeRequest<T>& request_;
   Tables<K>* tables_;
   int d_;
+  int64_t corners_ = 0;
   bool sparse_ = false;
   C scales_[D ? D : kMaxDims];
   Status status_ = Status::kOk;
