@@ -48,7 +48,7 @@ COMPILED_ONCE = ("dispatch.cpp", "memory.cpp", "parallel.cpp")
 
 # SIMD sources that decide which lattice cell a point falls into.  Fused multiply-adds would round differently
 # from level to level and a point on a border would change cells; so they are off here and on elsewhere.
-BIT_STABLE = ("features.cpp", "lattice.cpp")
+BIT_STABLE = ("features.cpp", "lattice.cpp", "lattice_grad.cpp")
 
 # SIMD level -> spellings of its flags, the first that the compiler knows is used.  Lowest level first.
 LEVELS: dict[str, list[list[str]]] = {

@@ -13,17 +13,11 @@ from densecrf import Bilateral, Custom, Gaussian  # noqa: E402
 from densecrf.nn import Features  # noqa: E402
 from densecrf.nn import functional as F  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 METHODS = ("tuned", "classic")
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
 KERNELS = (Gaussian(1.3, weight=0.8), Bilateral(4.0, 25.0, weight=1.4))
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def random(*shape, seed=0, dtype=torch.float32):
@@ -552,8 +546,9 @@ def test_one_channel_is_two_labels(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("threads", [1, 3, 8])  # side by side: four; three, then one on three; four on two each
 @pytest.mark.parametrize("shape", [(9, 7), (3, 5, 4), (33,)])
-def test_a_batch_is_its_images(shape, method):
+def test_a_batch_is_its_images(shape, threads, method):
     how = {"learn_bandwidths": True, "weights": "label", "normalization": "after", "method": method}
     layer = layer_of(3, [*KERNELS, Features(1.3)], **how)
     inputs = {
@@ -565,7 +560,9 @@ def test_a_batch_is_its_images(shape, method):
     inputs["image"][1:] += 40 * random(3, 3, *shape, seed=5)  # images unlike each other
     for leave_out in ((), ("mask",)):
         given = {k: v for k, v in inputs.items() if k not in leave_out}
+        torch.set_num_threads(threads)
         out, found = gradients(layer, given)
+        torch.set_num_threads(1)
         weights = random(*out.shape, seed=9)
         total = {}
         for b in range(4):

@@ -27,16 +27,10 @@ from densecrf import Bilateral, Gaussian, _mean_field_ops  # noqa: E402
 from densecrf.nn import Features  # noqa: E402
 from densecrf.nn import functional as F  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KERNELS = (Gaussian(1.3, weight=0.8), Bilateral(4.0, 25.0, weight=1.4))
 SHAPE = (6, 8)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def random(*shape, seed=0, dtype=torch.float32):

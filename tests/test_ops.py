@@ -17,6 +17,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv  # noqa: E402
 from densecrf import Lattice, _mean_field_ops, _ops, numerics  # noqa: E402
 from densecrf.spatial import Grid  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 METHODS = ("tuned", "classic")
 NONE = torch.empty(0)
 # Shapes and bandwidths of the grid: filtered on pixels (sigma below 3, or a short axis) and on coarser nodes.
@@ -29,14 +31,6 @@ GRIDS = {
     "volume": ((3, 2, 5), (0.8, 1.5, 2.9)),
     "coarse volume": ((2, 34, 2), (1.2, 4.1, 0.9)),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def random(*shape, seed=0, dtype=torch.float64, grad=True):

@@ -134,8 +134,8 @@ struct Simplex {
     return key;
   }
 
-  // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along axes[k], the coordinate
-  // of rank d-k.
+  // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along axes[k], the
+  // coordinate of rank d-k.
   template <class K>
   DENSECRF_HD void vertex_keys(int dims, const KeyCode<K>& code, int n, K* keys, int* axes) const {
     const int d = D ? D : dims;

@@ -8,10 +8,9 @@
 #include <new>
 
 #include "core/simplex.h"
-#include "cpu/buffer.h"
-#include "cpu/hash_table.h"
+#include "cpu/extent.h"
+#include "cpu/lattice_tables.h"
 #include "cpu/ops.h"
-#include "cpu/parallel.h"
 
 DENSECRF_BEGIN
 
@@ -19,199 +18,10 @@ namespace {
 
 // Above 16, or gcc unrolls the loops over lanes whole before it could vectorise them (build 1.25x slower).
 constexpr int kLanes = 32;
-// The steps from corner k of a simplex to the next ones are a, b, c, d (corner d+1 is corner 0 again): its bridges are
-// k + b, on the way b, a, and in a lattice with at least kSparse points to a corner k + d, too.
+// The steps from corner k of a simplex to the next ones are a, b, c, d (corner d+1 is corner 0 again): its
+// bridges are k + b, on the way b, a, and in a lattice with at least kSparse points to a corner k + d, too.
 constexpr int kSparse = 3;
 constexpr uint8_t kSecond = 1, kFourth = 2;
-
-// What LatticeTables points to.
-class AnyTables {
- public:
-  virtual ~AnyTables() = default;
-  virtual LatticeSizes sizes() const = 0;
-  virtual void fill(int threads, int32_t* simplex_vertices, int32_t* chains, int64_t* chain_starts) const = 0;
-};
-LatticeTables* hide(AnyTables* tables) { return reinterpret_cast<LatticeTables*>(tables); }
-const AnyTables* reveal(const LatticeTables* tables) { return reinterpret_cast<const AnyTables*>(tables); }
-
-template <class K>
-struct Band {
-  HashTable<K> simplices, vertices;  // vertices: the corners of the simplices; band 0 takes in all others'
-  HashTable<K> bridges;              // vertices that only the blur passes through, found by the band's thread
-  Buffer<int32_t> simplex_vertices;  // [S, d+1] vertex ids, of this band's table until the merge
-  Buffer<uint8_t> wanted;            // [vertices, d+1] kinds of bridges wanted one step up along each axis
-  int64_t first_simplex = 0;         // global id of this band's first simplex
-  Status status = Status::kOk;
-};
-
-template <class K>
-class Tables final : public AnyTables {
- public:
-  int dims = 0, num_bands = 0;
-  KeyCode<K> code;
-  Band<K>* bands = nullptr;
-  int64_t simplices = 0, vertices = 0;
-
-  ~Tables() override { delete[] bands; }
-  LatticeSizes sizes() const override {
-    int64_t chained = 0;
-    for (int a = 0; a <= dims; ++a) chained += chains[a].size();
-    return {simplices, vertices, chained};
-  }
-
-  // Strings the vertices of every axis into chains.
-  Status link(int threads) {
-    vertices = bands[0].vertices.size();
-    Buffer<int32_t> up;
-    Buffer<uint8_t> has_lower;
-    if (!up.resize(vertices * (dims + 1)) || !has_lower.resize(vertices * (dims + 1)))
-      return Status::kOutOfMemory;
-    std::memset(has_lower.data(), 0, size_t(has_lower.size()));
-    Status status[kMaxDims + 1] = {};
-    parallel(threads, [&](Team& team, int thread) {
-      Range mine = band(vertices, team.size(), thread);
-      for (int a = 0; a <= dims; ++a)
-        find_upper(mine, code.step[a], &up[a * vertices], &has_lower[a * vertices]);
-      team.barrier();
-      for (int a = thread; a <= dims; a += team.size())
-        status[a] = string_chains(vertices, &up[a * vertices], &has_lower[a * vertices], &chains[a]);
-    });
-    for (int a = 0; a <= dims; ++a) {
-      if (status[a] != Status::kOk) return status[a];
-    }
-    bands[0].vertices.release();
-    return Status::kOk;
-  }
-
-  void fill(int threads, int32_t* simplex_vertices, int32_t* chains_out, int64_t* starts) const override {
-    starts[0] = 0;
-    for (int a = 0; a <= dims; ++a) starts[a + 1] = starts[a] + chains[a].size();
-    parallel(threads, [&](Team& team, int thread) {
-      fill_simplices(band(simplices, team.size(), thread), simplex_vertices);
-      for (int a = thread; a <= dims; a += team.size()) {
-        std::memcpy(chains_out + starts[a], chains[a].data(), size_t(chains[a].size()) * sizeof(int32_t));
-      }
-    });
-  }
-
- private:
-  void fill_simplices(Range range, int32_t* out) const {
-    const int64_t corners = dims + 1;
-    for (int b = 0; b < num_bands; ++b) {
-      const Band<K>& from = bands[b];
-      const int64_t begin = larger(range.begin, from.first_simplex);
-      const int64_t end = smaller(range.end, from.first_simplex + from.simplices.size());
-      if (begin >= end) continue;
-      std::memcpy(out + begin * corners,
-                  from.simplex_vertices.data() + (begin - from.first_simplex) * corners,
-                  size_t((end - begin) * corners) * sizeof(int32_t));
-    }
-  }
-  void find_upper(Range range, K step, int32_t* up, uint8_t* has_lower) const {
-    constexpr int kAhead = 24;
-    const HashTable<K>& table = bands[0].vertices;
-    for (int64_t v = range.begin; v < range.end; ++v) {
-      if (v + kAhead < range.end) table.prefetch(table.key(v + kAhead) + step);
-      up[v] = table.find(table.key(v) + step);
-      if (up[v] != HashTable<K>::kNone) has_lower[up[v]] = 1;
-    }
-  }
-  static Status string_chains(int64_t vertices, const int32_t* up, const uint8_t* has_lower,
-                              Buffer<int32_t>* out) {
-    if (!out->resize(vertices)) return Status::kOutOfMemory;
-    int32_t* chain = out->data();
-    int64_t n = 0;
-    for (int64_t v = 0; v < vertices; ++v) {
-      if (has_lower[v] || up[v] == HashTable<K>::kNone) continue;
-      int32_t at = int32_t(v);
-      for (; up[at] != HashTable<K>::kNone; at = up[at]) chain[n++] = at;
-      chain[n++] = ~at;
-    }
-    out->resize(n);
-    return Status::kOk;
-  }
-
-  Buffer<int32_t> chains[kMaxDims + 1];
-};
-
-// Extent of the elevated coordinates over all points, by interval arithmetic on the extent of each feature.
-struct Extent {
-  double lo[kMaxDims + 1], hi[kMaxDims + 1];
-  double reach;  // largest absolute value
-};
-
-void elevated_extent(int d, double scale, const double* lo, const double* hi, Extent* out) {
-  double scales[kMaxDims];
-  elevation_scales(d, scale, scales);
-  double sum_lo = 0, sum_hi = 0;
-  out->reach = 0;
-  for (int j = d; j >= 0; --j) {
-    double c_lo = j ? lo[j - 1] * scales[j - 1] : 0, c_hi = j ? hi[j - 1] * scales[j - 1] : 0;
-    out->lo[j] = sum_lo - j * c_hi;
-    out->hi[j] = sum_hi - j * c_lo;
-    out->reach = larger(out->reach, larger(out->hi[j], -out->lo[j]));
-    sum_lo += c_lo;
-    sum_hi += c_hi;
-  }
-}
-
-// Smallest and largest value of each feature.
-template <class T>
-struct FeatureExtent {
-  T lo[kMaxDims], hi[kMaxDims];
-  bool finite;
-};
-
-template <class T>
-FeatureExtent<T> extent_of_points(const T* features, int d, Range points) {
-  constexpr int kTogether = 8;  // points: enough values for vectors, whatever d
-  T low[kTogether * kMaxDims], high[kTogether * kMaxDims], bad[kTogether * kMaxDims];
-  const int step = kTogether * d;
-  for (int j = 0; j < step; ++j) {
-    low[j] = high[j] = features[points.begin * d + j % d];
-    bad[j] = 0;
-  }
-  for (int64_t i = points.begin * d; i < points.end * d; i += step) {
-    const T* f = features + i;
-    const int count = int(smaller<int64_t>(step, points.end * d - i));
-    for (int j = 0; j < count; ++j) {
-      low[j] = smaller(low[j], f[j]);
-      high[j] = larger(high[j], f[j]);
-      bad[j] += f[j] - f[j];  // x - x is 0, or NaN where x is not finite
-    }
-  }
-  FeatureExtent<T> out;
-  out.finite = true;
-  for (int j = 0; j < step; ++j) {
-    out.lo[j % d] = j < d ? low[j] : smaller(out.lo[j % d], low[j]);
-    out.hi[j % d] = j < d ? high[j] : larger(out.hi[j % d], high[j]);
-    out.finite = out.finite && bad[j] == 0;
-  }
-  return out;
-}
-
-template <class T>
-Status feature_extent(const LatticeRequest<T>& request, double* lo, double* hi) {
-  Buffer<FeatureExtent<T>> found;
-  const int parts = int(smaller<int64_t>(request.threads, request.points));
-  if (!found.resize(parts)) return Status::kOutOfMemory;
-  int size = 1;
-  parallel(parts, [&](Team& team, int thread) {
-    if (thread == 0) size = team.size();
-    found[thread] =
-        extent_of_points(request.features, request.dims, band(request.points, team.size(), thread));
-  });
-  bool ok = true;
-  for (int j = 0; j < request.dims; ++j) lo[j] = hi[j] = request.pad_origin ? 0 : double(request.features[j]);
-  for (int i = 0; i < size; ++i) {
-    ok = ok && found[i].finite;
-    for (int j = 0; j < request.dims; ++j) {
-      lo[j] = smaller(lo[j], double(found[i].lo[j]));
-      hi[j] = larger(hi[j], double(found[i].hi[j]));
-    }
-  }
-  return ok ? Status::kOk : Status::kNotFinite;
-}
 
 template <class T, class C, class K, int D>
 class Builder {
@@ -356,8 +166,8 @@ class Builder {
     return true;
   }
 
-  // Collects the wanted bridges above some corners, those that are no corners themselves.  Looked up once per corner
-  // and axis, not once per simplex, of which there are some four to a corner.
+  // Collects the wanted bridges above some corners, those that are no corners themselves.  Looked up once per
+  // corner and axis, not once per simplex, of which there are some four to a corner.
   bool find_bridges(Range range, HashTable<K>* bridges) const {
     constexpr int kTogether = 8;  // corners whose bridges are prefetched before the first is looked up
     const HashTable<K>& corners = tables_->bands[0].vertices;
@@ -449,51 +259,7 @@ Status start(const LatticeRequest<T>& request, const Extent& extent, LatticeTabl
   return build<T, C, K, 0>(request, tables);
 }
 
-// How far the elevated coordinates reach decides about the arithmetic and the keys.
-template <class T>
-Status elevated_extent(const LatticeRequest<T>& request, Extent* extent) {
-  double lo[kMaxDims], hi[kMaxDims];
-  Status status = feature_extent(request, lo, hi);
-  if (status != Status::kOk) return status;
-  elevated_extent(request.dims, request.scale, lo, hi, extent);
-  // Beyond 2^40 cells not even double arithmetic leaves digits for the barycentric weights; beyond 2^20 float
-  // does not.
-  return extent->reach < 0x1p40 ? Status::kOk : Status::kRangeTooLarge;
-}
-template <class T>
-bool wants_double(const Extent& extent) {
-  return sizeof(T) == sizeof(double) || extent.reach >= 0x1p20;
-}
-
-template <class T, class C>
-void features_grad(const LatticeRequest<T>& request, const T* grad_weights, T* grad_features) {
-  const int d = request.dims;
-  C scales[kMaxDims];
-  elevation_scales(d, request.scale, scales);
-  parallel(request.threads, [&](Team& team, int thread) {
-    const Range mine = band(request.points, team.size(), thread);
-    Simplex<C, 0, 1> simplex;
-    for (int64_t p = mine.begin; p < mine.end; ++p) {
-      simplex.elevate(d, request.features + p * d, scales);
-      simplex.locate(d);
-      simplex.features_grad(d, 0, scales, grad_weights + p * (d + 1), grad_features + p * d);
-    }
-  });
-}
-
 }  // namespace
-
-template <class T>
-Status lattice_features_grad(const LatticeRequest<T>& request, const T* grad_weights, T* grad_features) {
-  Extent extent;
-  Status status = elevated_extent(request, &extent);
-  if (status != Status::kOk) return status;
-  if (wants_double<T>(extent))
-    features_grad<T, double>(request, grad_weights, grad_features);
-  else
-    features_grad<T, float>(request, grad_weights, grad_features);
-  return Status::kOk;
-}
 
 template <class T>
 Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables) {
@@ -520,8 +286,6 @@ void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_v
 
 void lattice_free(LatticeTables* tables) { delete reveal(tables); }
 
-template Status lattice_features_grad(const LatticeRequest<float>&, const float*, float*);
-template Status lattice_features_grad(const LatticeRequest<double>&, const double*, double*);
 template Status lattice_build(const LatticeRequest<float>&, LatticeTables**);
 template Status lattice_build(const LatticeRequest<double>&, LatticeTables**);
 

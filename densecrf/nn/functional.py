@@ -1,8 +1,8 @@
 """Dense CRFs and Gaussian filters as functions of tensors, with gradients to every tensor that goes in.
 
 Values are ``[B, C, *spatial]`` with one to three spatial axes, features ``[B, d, *spatial]``. float32 and float64 are
-computed in their own precision, float16 and bfloat16 in float32; results come back in the dtype that came in. A
-batch is one lattice, whose images share no vertices. Gradients are the exact derivatives of what is computed, under
+computed in their own precision, float16 and bfloat16 in float32; results come back in the dtype that came in. The
+images of a batch are computed side by side. Gradients are the exact derivatives of what is computed, under
 every normalisation.
 """
 
