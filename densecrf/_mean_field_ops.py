@@ -10,17 +10,23 @@ import torch
 from torch import Tensor
 
 from densecrf import _native
-from densecrf._ops import INDEX_ARRAYS, array_of, dtype_of, grid_of, lattice_of, native_ops, operator, thread_count
+from densecrf._ops import (
+    INDEX_ARRAYS,
+    array_of,
+    dtype_of,
+    grid_of,
+    lattice_of,
+    native_ops,
+    operator,
+    thread_count,
+    vector_of,
+)
 from densecrf.spatial import Grid
 
 # The filtered values of all iterations are kept for the backward pass while they are at most so many times the
 # logits; beyond (dense lattices, fine grids) Q is kept now and then and the values between are computed again.
 _MOST_STATES = 2.5
 _SEGMENTS = 3  # pieces in which a run is computed again
-
-
-def vector_of(tensor: Tensor) -> Any:
-    return array_of(tensor).reshape(-1) if tensor.numel() else None
 
 
 class _Kernels:

@@ -60,6 +60,11 @@ def _count(name: str, value: Any) -> int:
     return min(int(value), _C.MAX_THREADS)
 
 
+def keep_memory(nbytes: int) -> None:
+    """Keep so many bytes of memory at most, of past calls and arrays, for later ones; 512 MiB unless told."""
+    _C.keep_memory(nbytes)
+
+
 def info() -> dict[str, Any]:
     """What this build can use: SIMD level, threads, CUDA."""
     return {"simd": _C.simd(), "threads": threads(), "cuda": False}

@@ -1,6 +1,6 @@
 """The engine's filters as torch operators: schemas, CPU kernels, fake kernels and gradients.
 
-Everything that knows how tensors become the engine's arrays is in this file; `_mean_field_ops` has the mean field.
+Everything that knows how tensors become the engine's arrays is in this file, for `_mean_field_ops`, too.
 Shapes: B images of n points each, values ``[B, C, n]``, features ``[B, n, d]``. The lattices of a batch, one per
 image, travel as one: their barycentric weights, the only array with a gradient, and a list of five index arrays
 (numbers counted within the image).
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densecrf import _C, _native
+from densecrf import _native
 from densecrf.numerics import METHODS
 from densecrf.spatial import Grid
 
@@ -26,8 +26,7 @@ INDEX_ARRAYS = 5  # simplex, simplex_vertices, chains, chain_starts, sizes
 MAX_DIMS = _native.MAX_DIMS
 _UNREACHED = 1e-10  # sums below this are those of points that nobody reaches, masked ones; they get no message
 
-# A training step wants the same large blocks of memory as the one before.
-_C.keep_memory(2 << 30)
+_native.keep_memory(2 << 30)  # a training step wants the same large blocks as the one before
 
 
 def thread_count() -> int:
@@ -36,6 +35,10 @@ def thread_count() -> int:
 
 def array_of(tensor: Tensor) -> Any:
     return tensor.detach().contiguous().numpy()
+
+
+def vector_of(tensor: Tensor) -> Any:
+    return array_of(tensor).reshape(-1) if tensor.numel() else None
 
 
 def grid_of(sigma: Tensor, shape: Sequence[int]) -> Grid:
@@ -313,8 +316,9 @@ def _factors(sums: Any, mask: Any, power: float) -> Tensor:
 def _sums_grad(grad: Tensor, norm: Tensor, power: float) -> Any:
     """Gradient of the sums: norm = sums ** power, and 1 - 1 / power is 3 or 2."""
     factors = array_of(norm)
-    out = power * array_of(grad) * factors * factors
-    return out * factors if power == -0.5 else out
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes in may be infinite (loss scaling)
+        out = power * array_of(grad) * factors * factors
+        return out * factors if power == -0.5 else out
 
 
 def _ones(weights: Tensor, mask: Tensor) -> Any:
@@ -325,9 +329,13 @@ def _ones(weights: Tensor, mask: Tensor) -> Any:
 
 @operator("lattice_norm")
 def lattice_norm(weights: Tensor, index: list[Tensor], mask: Tensor, method: str, power: float) -> Tensor:
-    """Factors ``D ** power`` ``[B, n]`` of a normalisation: D = K mask, or K 1 for an empty mask; power -1 or -1/2."""
+    """Factors ``D ** power`` ``[B, n]`` of a normalisation; power -1 or -1/2.
+
+    D = K 1, or ``mask * (K mask)`` for a mask ``[B, n]`` of ones and zeros; the factor is 0 where D is.
+    """
     ones = _ones(weights, mask)
-    sums = native_ops(weights).filter(lattice_of(weights, index, method), ones, False, thread_count())
+    with _native.speaking_of("features"):
+        sums = native_ops(weights).filter(lattice_of(weights, index, method), ones, False, thread_count())
     return _factors(sums[:, 0], ones[:, 0] if mask.numel() else None, power)
 
 

@@ -701,3 +701,36 @@ def test_densecrf_itself_does_not_import_torch():
 
 
 PATH = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+INTERRUPTED = """
+import signal, sys, time
+import torch
+import densecrf.nn as dnn
+
+torch.set_num_threads(int(sys.argv[1]))
+layer = dnn.DenseCRF(3, iterations=2)
+inputs = torch.randn(3, 3, 40, 50), 255 * torch.rand(3, 3, 40, 50)
+expected = layer(*inputs)
+layer.iterations = 10**8
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+start = time.monotonic()
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+try:
+    with torch.no_grad():
+        layer(*inputs)
+except KeyboardInterrupt:
+    late = time.monotonic() - start - 0.2
+    layer.iterations = 2
+    assert torch.equal(layer(*inputs), expected)
+    print("interrupted", late)
+"""
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "8"])
+def test_ctrl_c_ends_a_batch(threads):
+    path = os.pathsep.join([os.path.dirname(os.path.dirname(dnn.__path__[0])), *sys.path])
+    command = [sys.executable, "-c", INTERRUPTED, threads]
+    out = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120)
+    assert out.stdout.startswith("interrupted"), out.stderr
+    assert float(out.stdout.split()[1]) < 5.0

@@ -553,6 +553,13 @@ def test_gradients_that_are_not_finite_go_through(bad, recompute):
     weights, index = built(features, "tuned")
     for out in (_ops.lattice_filter(values, weights, index, "tuned", False), _ops.grid_filter(values, sigma, [3, 4])):
         assert torch.autograd.grad(out, values, torch.full_like(out, bad))[0].isnan().all()
+    mask = (random(1, 12, grad=False) > 0).double()
+    weights.requires_grad_()
+    for out, leaf in (
+        (_ops.lattice_norm(weights, index, mask, "tuned", -0.5), weights),
+        (_ops.grid_norm(sigma, mask, [3, 4], -1.0), sigma),
+    ):
+        assert torch.autograd.grad(out, leaf, torch.full_like(out, bad))[0].isnan().all()
 
 
 def second(function, *inputs):
@@ -568,6 +575,8 @@ def test_second_derivatives_are_refused():
     for function, *inputs in (
         (lambda v, w: _ops.lattice_filter(v, w, index, "tuned", False), values, weights.requires_grad_()),
         (lambda v, s: _ops.grid_filter(v, s, [3, 3]), values, sigma),
+        (lambda w: _ops.lattice_norm(w, index, NONE.double(), "tuned", -1.0), weights.requires_grad_()),
+        (lambda s: _ops.grid_norm(s, NONE.double(), [3, 3], -1.0), sigma),
         (lambda f: _ops.lattice_build(f, "tuned")[0], points(2, 9, 3)),
         (problem.run, *problem.leaves()),
     ):

@@ -33,7 +33,7 @@ class Builder {
 
   Status run() {
     parallel(request_.threads, [&](Team& team, int thread) {
-      tables_->num_bands = team.size();
+      if (thread == 0) tables_->num_bands = team.size();
       const Range range = band(request_.points, team.size(), thread);
       Band<K>& mine = tables_->bands[thread];
       mine.status = embed(range, &mine, thread == team.size() - 1 && request_.pad_origin);
@@ -149,6 +149,7 @@ class Builder {
         from.simplex_vertices[i] = merged[from.simplex_vertices[i]];
       if (request_.bridges && !merge_wanted(from, merged.data())) return Status::kOutOfMemory;
       from.vertices.release();
+      from.wanted.release();
     }
     tables_->simplices = simplices;
     corners_ = all.size();
@@ -196,6 +197,7 @@ class Builder {
   // Bridges come last, so that splat and slice touch a compact part of the values.
   Status add_bridges() {
     HashTable<K>& all = tables_->bands[0].vertices;
+    tables_->bands[0].wanted.release();
     for (int b = 0; b < tables_->num_bands; ++b) {
       Band<K>& from = tables_->bands[b];
       if (from.status != Status::kOk) return from.status;
@@ -207,8 +209,9 @@ class Builder {
   }
 
   static void insert_all(const HashTable<K>& from, HashTable<K>* to, int32_t* ids) {
+    constexpr int kAhead = 32;
     for (int64_t i = 0; i < from.size(); ++i) {
-      if (i + kLanes < from.size()) to->prefetch(from.key(i + kLanes));
+      if (i + kAhead < from.size()) to->prefetch(from.key(i + kAhead));
       const int32_t id = to->insert(from.key(i));
       if (ids) ids[i] = id;
     }

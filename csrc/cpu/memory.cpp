@@ -3,8 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 
-// A sanitizer watches malloc, not the pages of the system.
-#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+#if defined(__linux__) && !defined(DENSECRF_WATCHED)
 #define DENSECRF_MAPS_PAGES
 #include <sys/mman.h>
 #endif

@@ -2,6 +2,15 @@
 #pragma once
 #include <cstddef>
 
+// A sanitizer watches malloc: pages of the system's and memory that is handed out again would escape it.
+#if defined(__SANITIZE_ADDRESS__)
+#define DENSECRF_WATCHED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define DENSECRF_WATCHED 1
+#endif
+#endif
+
 namespace densecrf {
 
 // Uninitialised memory aligned to cache lines, in huge pages where the system grants them: a first pass over

@@ -1,13 +1,12 @@
 // NumPy arrays as the C++ contract's pointers and sizes.
 //
-// Arrays must have the right dtype and be C-contiguous: densecrf/_native.py and densecrf/_ops.py see to that.
+// Arrays must have the right dtype and be C-contiguous: densecrf/_checks.py and densecrf/_ops.py see to that.
 #pragma once
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "densecrf.h"
@@ -184,7 +183,6 @@ template <class T>
 class HeldKernels {
  public:
   HeldKernels(const py::list& kernels, int64_t images, int64_t points, int labels) : points_(points) {
-    keep_.reserve(4 * kernels.size());
     lattices_.reserve(kernels.size());
     grids_.reserve(kernels.size());
     for (const py::handle& item : kernels) add(item.cast<py::tuple>(), images, labels);
@@ -232,9 +230,6 @@ class HeldKernels {
   std::vector<HeldGrid<T>> grids_;
   std::vector<KernelView<T>> first_;  // on the first image
 };
-
-// Lets Ctrl-C through and tells the caller's callback how far the run is.
-bool checkpoint(void* progress, int done);
 
 // The functions of training.cpp.
 template <class T>

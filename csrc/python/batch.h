@@ -1,8 +1,6 @@
-// The images of a batch, side by side.
-//
-// Each is a lattice and a run of its own: its values stay in cache while it is blurred, and threads that have
-// an image each need no barriers.  One run over all images took 1.5 times as long as one after the other
-// (default kernels, four of 500 x 375, 21 labels, two threads), side by side takes 0.85 times as long.
+// The images of a batch, side by side: each is a lattice and a run of its own, whose values stay in cache
+// while it is blurred, and threads that have an image each need no barriers (docs/design.md, Batches, has the
+// figures).
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -13,8 +11,27 @@
 
 namespace densecrf {
 
-// Calls run(image, threads) for every image, without the GIL: as many at a time as there are threads; the
-// last ones, if fewer than threads, share these.  What goes wrong in any of them becomes an exception.
+// Where an image runs.
+struct Place {
+  int threads;                     // its own
+  bool by_caller;                  // on the thread that called, the only one that signals reach
+  const std::atomic<bool>* ended;  // another image came to a bad end: there is no use in going on
+  bool interrupted = false;        // by a signal, whose exception is set
+
+  // A request's checkpoint, with the place as its data.
+  static bool checkpoint(void* data, int) {
+    auto* place = static_cast<Place*>(data);
+    if (place->by_caller) {
+      py::gil_scoped_acquire acquire;
+      place->interrupted = PyErr_CheckSignals() != 0;
+    }
+    return !place->interrupted && !*place->ended;
+  }
+};
+
+// Calls run(image, place) for every image, without the GIL: as many at a time as there are threads; the last
+// ones, if fewer than threads, share these.  The first bad end becomes an exception, an interrupt before all
+// others.
 template <class F>
 void for_images(int64_t images, int threads, F&& run) {
   struct Round {
@@ -22,33 +39,42 @@ void for_images(int64_t images, int threads, F&& run) {
     int threads_each;
     int64_t end;
     std::atomic<int64_t> next;
-    std::atomic<Status> status;
+    std::atomic<bool> ended{false};
+    std::atomic<Status> status{Status::kOk};
 
-    void work() {
-      for (int64_t image = next++; image < end && status == Status::kOk; image = next++) {
-        const Status found = outcome(image);
-        if (found != Status::kOk) status = found;
-      }
+    Round(F& f, int each, int64_t first, int64_t last) : run(f), threads_each(each), end(last), next(first) {}
+    void work(int thread) {
+      Place place{threads_each, thread == 0, &ended};
+      for (int64_t image = next++; image < end && !ended; image = next++) note(outcome(image, place), place);
     }
-    Status outcome(int64_t image) {
+    Status outcome(int64_t image, Place& place) {
       try {
-        return run(image, threads_each);
+        return run(image, place);
       } catch (const std::bad_alloc&) {
         return Status::kOutOfMemory;
       }
     }
+    void note(Status found, const Place& place) {
+      Status none = Status::kOk;
+      if (place.interrupted)
+        status = Status::kInterrupted;
+      else if (found != Status::kOk && found != Status::kInterrupted)  // that follows another image's bad end
+        status.compare_exchange_strong(none, found);
+      if (found != Status::kOk) ended = true;
+    }
   };
   without_gil([&] {
-    Status status = Status::kOk;
-    for (int64_t first = 0; first < images && status == Status::kOk;) {
+    for (int64_t first = 0; first < images;) {
       const int64_t left = images - first;
       const int teams = int(left < threads ? left : threads);
-      Round round{run, threads / teams, first + left / teams * teams, {first}, {Status::kOk}};
-      run_team(teams, [](void* context, Team&, int) { static_cast<Round*>(context)->work(); }, &round);
+      Round round(run, threads / teams, first, first + left / teams * teams);
+      run_team(
+          teams, [](void* context, Team&, int thread) { static_cast<Round*>(context)->work(thread); },
+          &round);
+      if (round.ended) return round.status.load();
       first = round.end;
-      status = round.status;
     }
-    return status;
+    return Status::kOk;
   });
 }
 

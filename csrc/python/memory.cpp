@@ -9,11 +9,7 @@ namespace densecrf {
 
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr size_t kKeepAtFirst = 0;  // the sanitizer is to see every use of memory that was given back
-#else
 constexpr size_t kKeepAtFirst = size_t(512) << 20;
-#endif
 
 // Blocks that were given back, the oldest first.
 class Kept {
@@ -33,12 +29,23 @@ class Kept {
   void put(void* data, size_t bytes) {
     const Turn turn(&busy_);
     const size_t limit = limit_.load(std::memory_order_relaxed);
+#if defined(DENSECRF_WATCHED)
+    return release(data, bytes);
+#endif
     if (!turn.mine || bytes > limit) return release(data, bytes);
     while (count_ == kMost || bytes_ + bytes > limit) drop_oldest();
     blocks_[count_++] = {data, bytes};
     bytes_ += bytes;
   }
-  void limit(size_t bytes) { limit_.store(bytes, std::memory_order_relaxed); }
+  void drop_all() {
+    const Turn turn(&busy_);
+    while (turn.mine && count_ > 0) drop_oldest();
+  }
+  void limit(size_t bytes) {
+    const Turn turn(&busy_);
+    limit_.store(bytes, std::memory_order_relaxed);
+    while (turn.mine && bytes_ > bytes) drop_oldest();
+  }
 
  private:
   // Nobody waits: who comes in the middle of another's turn goes to the system instead, and so does a process
@@ -84,10 +91,13 @@ Kept kept;
 }  // namespace
 
 Memory::Memory(size_t bytes, For use) : data_(nullptr), bytes_(bytes) {
-  // A call's scratch memory may be far too large, it will soon be back; a result may stay with the user.
   const size_t most = use == For::kCall ? 4 * bytes : bytes + bytes / 4;
   if (bytes_ >= kWorthKeeping) data_ = kept.take(&bytes_, most);
   if (!data_ && bytes_ > 0) data_ = allocate(bytes_);
+  if (!data_ && bytes_ > 0) {
+    kept.drop_all();
+    data_ = allocate(bytes_);
+  }
   if (!data_) throw std::bad_alloc();
 }
 

@@ -10,9 +10,11 @@ class Memory {
  public:
   static constexpr size_t kWorthKeeping = size_t(8) << 20;
 
+  // A call's memory may be up to four times too large, it will soon be back; a result, which may stay with
+  // the user, by a quarter.
+  enum class For { kCall, kResult };
   // Throws std::bad_alloc; so it does for 0, the engine's answer where a workspace's size could not be worked
   // out.
-  enum class For { kCall, kResult };
   explicit Memory(size_t bytes, For use = For::kCall);
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;

@@ -2,7 +2,6 @@
 // folder sees pybind11.
 //
 // _C.f32 and _C.f64 hold the same functions for the two precisions.
-#include "cpu/backends.h"
 #include "python/arrays.h"
 #include "python/batch.h"
 
@@ -42,8 +41,7 @@ Array<T> make_features(const std::vector<int64_t>& size, int spatial, const std:
   }
   Array<T> features = empty<T>({points, spatial + channels});
   request.features = features.mutable_data();
-  py::gil_scoped_release release;
-  ops<T>().make_features(request);
+  without_gil([&] { return ops<T>().make_features(request); });
   return features;
 }
 
@@ -79,7 +77,7 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
   int32_t* to_simplex = simplex.mutable_data();
   T* to_weights = weights.mutable_data();
   Builds<T> builds(images);
-  for_images(images, threads, [&](int64_t b, int threads_each) {
+  for_images(images, threads, [&](int64_t b, Place& place) {
     const int64_t at = b * points;
     const LatticeRequest<T> request{from + at * dims,
                                     points,
@@ -87,7 +85,7 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
                                     scale,
                                     pad_origin,
                                     bridges,
-                                    threads_each,
+                                    place.threads,
                                     to_simplex + at,
                                     to_weights + at * corners};
     return ops<T>().lattice_build(request, &builds[b]);
@@ -105,8 +103,8 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
   Ints chains = empty<int32_t>({chained_at.back()});
   int32_t *to_vertices = simplex_vertices.mutable_data(), *to_chains = chains.mutable_data();
   int64_t* to_starts = chain_starts.mutable_data();
-  for_images(images, threads, [&](int64_t b, int threads_each) {
-    ops<T>().lattice_export(builds[b], threads_each, to_vertices + simplices_at[size_t(b)] * corners,
+  for_images(images, threads, [&](int64_t b, Place& place) {
+    ops<T>().lattice_export(builds[b], place.threads, to_vertices + simplices_at[size_t(b)] * corners,
                             to_chains + chained_at[size_t(b)], to_starts + b * (corners + 1));
     return Status::kOk;
   });
@@ -119,8 +117,8 @@ Array<T> lattice_self(const py::tuple& lattice, int threads) {
   expect_threads(threads);
   Array<T> out = empty<T>({held.images() * held.points()});
   T* to = out.mutable_data();
-  for_images(held.images(), threads, [&](int64_t b, int threads_each) {
-    return ops<T>().lattice_self(held[b], threads_each, to + b * held.points());
+  for_images(held.images(), threads, [&](int64_t b, Place& place) {
+    return ops<T>().lattice_self(held[b], place.threads, to + b * held.points());
   });
   return out;
 }
@@ -136,9 +134,9 @@ Array<T> filter(const py::tuple& lattice, const Array<T>& values, bool transpose
   Array<T> out = like(values);
   const T* from = values.data();
   T* to = out.mutable_data();
-  for_images(held.images(), threads, [&](int64_t b, int threads_each) {
-    const Memory workspace(ops<T>().filter_workspace(held[b], channels, threads_each));
-    return ops<T>().filter(held[b], channels, from + b * step, to + b * step, transpose, threads_each,
+  for_images(held.images(), threads, [&](int64_t b, Place& place) {
+    const Memory workspace(ops<T>().filter_workspace(held[b], channels, place.threads));
+    return ops<T>().filter(held[b], channels, from + b * step, to + b * step, transpose, place.threads,
                            workspace.data());
   });
   return out;
@@ -155,12 +153,23 @@ Array<T> grid_filter(const py::tuple& grid, const Array<T>& values, int threads)
   Array<T> out = like(values);
   const T* from = values.data();
   T* to = out.mutable_data();
-  for_images(values.shape(0), threads, [&](int64_t b, int threads_each) {
-    const Memory workspace(ops<T>().grid_filter_workspace(held.view, channels, threads_each));
-    return ops<T>().grid_filter(held.view, channels, from + b * step, to + b * step, threads_each,
+  for_images(values.shape(0), threads, [&](int64_t b, Place& place) {
+    const Memory workspace(ops<T>().grid_filter_workspace(held.view, channels, place.threads));
+    return ops<T>().grid_filter(held.view, channels, from + b * step, to + b * step, place.threads,
                                 workspace.data());
   });
   return out;
+}
+
+// Lets Ctrl-C through and tells the caller's callback how far the run is.
+bool checkpoint(void* data, int done) {
+  py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) return false;
+  const auto* progress = static_cast<const py::object*>(data);
+  if (progress->is_none()) return true;
+  PyObject* result = PyObject_CallFunction(progress->ptr(), "i", done);
+  Py_XDECREF(result);
+  return result != nullptr;
 }
 
 template <class T>
@@ -217,16 +226,6 @@ void define(py::module_ m) {
 }
 
 }  // namespace
-
-bool densecrf::checkpoint(void* data, int done) {
-  py::gil_scoped_acquire acquire;
-  if (PyErr_CheckSignals() != 0) return false;
-  const auto* progress = static_cast<const py::object*>(data);
-  if (progress->is_none()) return true;
-  PyObject* result = PyObject_CallFunction(progress->ptr(), "i", done);
-  Py_XDECREF(result);
-  return result != nullptr;
-}
 
 PYBIND11_MODULE(_C, m) {
   m.attr("__version__") = DENSECRF_VERSION;

@@ -27,7 +27,8 @@ class Runs {
     states_at_.push_back(0);
     for (int64_t b = 0; b < images; ++b) {
       const std::vector<KernelView<T>> views = this->kernels.of(b);
-      states_at_.push_back(states_at_.back() + ops<T>().mean_field_states(request(b, views, 1)));
+      Place anywhere{1, false, nullptr};
+      states_at_.push_back(states_at_.back() + ops<T>().mean_field_states(request(b, views, &anywhere)));
     }
   }
 
@@ -36,7 +37,7 @@ class Runs {
   int64_t states() const { return states_at_.back(); }
   int64_t states_at(int64_t image, int64_t kept) const { return states_at_[size_t(image)] * kept; }
 
-  MeanFieldRequest<T> request(int64_t image, const std::vector<KernelView<T>>& views, int threads) const {
+  MeanFieldRequest<T> request(int64_t image, const std::vector<KernelView<T>>& views, Place* place) const {
     MeanFieldRequest<T> out{};
     out.labels = labels;
     out.points = points;
@@ -47,9 +48,9 @@ class Runs {
     out.num_kernels = int(views.size());
     out.iterations = iterations;
     out.logits = true;
-    out.threads = threads;
-    out.checkpoint = checkpoint;
-    out.checkpoint_data = const_cast<py::none*>(&none_);
+    out.threads = place->threads;
+    out.checkpoint = Place::checkpoint;
+    out.checkpoint_data = place;
     return out;
   }
 
@@ -67,7 +68,6 @@ class Runs {
 
   const Array<T>& logits_;
   Array<T> initial_;
-  py::none none_;
   std::vector<int64_t> states_at_;
 };
 
@@ -90,9 +90,9 @@ py::tuple mean_field_train(const Array<T>& logits, const py::object& initial, co
   T* to_states = states ? data_of(&left, empty<T>({runs.states() * iterations})) : nullptr;
   T* to_kept =
       keep_every > 0 ? data_of(&kept, empty<T>({count, runs.images, runs.labels, runs.points})) : nullptr;
-  for_images(runs.images, threads, [&](int64_t b, int threads_each) {
+  for_images(runs.images, threads, [&](int64_t b, Place& place) {
     const std::vector<KernelView<T>> views = runs.kernels.of(b);
-    MeanFieldRequest<T> request = runs.request(b, views, threads_each);
+    MeanFieldRequest<T> request = runs.request(b, views, &place);
     if (output) request.output = to_out + runs.at(b);
     if (states) request.states = to_states + runs.states_at(b, iterations);
     if (keep_every > 0) request.kept = to_kept + runs.at(b);
@@ -170,11 +170,11 @@ py::tuple mean_field_backward(const Array<T>& grad, const Array<T>& logits, cons
   T* to_logits = data_of(&grad_logits, like(logits));
   T* to_initial = initial.is_none() ? nullptr : data_of(&grad_initial, like(logits));
   const T* from = grad.data();
-  for_images(runs.images, threads, [&](int64_t b, int threads_each) {
+  for_images(runs.images, threads, [&](int64_t b, Place& place) {
     const std::vector<KernelView<T>> views = runs.kernels.of(b), probe_views = held_probes.of(b);
     std::vector<TermGradient<T>> terms;
     for (const HeldGradient<T>& gradient : gradients) terms.push_back(gradient.of(b));
-    MeanFieldRequest<T> forward = runs.request(b, views, threads_each);
+    MeanFieldRequest<T> forward = runs.request(b, views, &place);
     forward.states = const_cast<T*>(states.data()) + runs.states_at(b, kept);
     const MeanFieldGradRequest<T> request{&forward,
                                           from + runs.at(b),
@@ -204,10 +204,10 @@ Array<T> filter_weights_grad(const py::tuple& lattice, const Array<T>& values, c
   Array<T> out = empty<T>({held.images() * held.points(), corners});
   const T *from = values.data(), *back = grad.data();
   T* to = out.mutable_data();
-  for_images(held.images(), threads, [&](int64_t b, int threads_each) {
-    const Memory workspace(ops<T>().filter_weights_grad_workspace(held[b], channels, threads_each));
+  for_images(held.images(), threads, [&](int64_t b, Place& place) {
+    const Memory workspace(ops<T>().filter_weights_grad_workspace(held[b], channels, place.threads));
     return ops<T>().filter_weights_grad(held[b], channels, from + b * step, back + b * step,
-                                        to + b * held.points() * corners, threads_each, workspace.data());
+                                        to + b * held.points() * corners, place.threads, workspace.data());
   });
   return out;
 }
@@ -223,14 +223,14 @@ Array<T> lattice_features_grad(const Array<T>& features, double scale, bool pad_
   Array<T> out = like(features);
   T* to = out.mutable_data();
   const T *from = features.data(), *back = grad_weights.data();
-  for_images(features.shape(0), threads, [&](int64_t b, int threads_each) {
+  for_images(features.shape(0), threads, [&](int64_t b, Place& place) {
     LatticeRequest<T> request{};
     request.features = from + b * step;
     request.points = points;
     request.dims = int(dims);
     request.scale = scale;
     request.pad_origin = pad_origin;
-    request.threads = threads_each;
+    request.threads = place.threads;
     return ops<T>().lattice_features_grad(request, back + b * points * (dims + 1), to + b * step);
   });
   return out;

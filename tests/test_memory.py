@@ -1,0 +1,88 @@
+"""Memory of calls and results is kept and handed out again, and nobody may notice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from densecrf import Gaussian, _native, refine
+
+SHAPE, L = (340, 330), 20  # results of 9 MB: large enough to be kept
+
+
+def logits_of(seed):
+    return np.random.default_rng(seed).normal(size=(L, *SHAPE)).astype(np.float32)
+
+
+def run(seed, threads=1):
+    return refine(logits=logits_of(seed), kernels=[Gaussian(2)], iterations=1, num_threads=threads).probs
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return [run(seed).copy() for seed in range(3)]
+
+
+def test_a_result_stays_what_it_is(expected):
+    first = run(0)
+    view = first[3:5, ::2]
+    others = [run(seed) for seed in (1, 2)]
+    for found, seed in zip([first, *others], range(3), strict=True):
+        np.testing.assert_array_equal(found, expected[seed])
+    del first, found
+    run(1)
+    np.testing.assert_array_equal(view, expected[0][3:5, ::2])
+
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux' /proc")
+def test_no_more_is_kept_than_told():
+    run(0)
+    before = resident()
+    _native.keep_memory(0)
+    try:
+        after = resident()
+        run(0)
+        assert before - after > 8 << 20  # something was kept, and is no longer
+        assert resident() - after < 8 << 20
+    finally:
+        _native.keep_memory(512 << 20)
+
+
+def test_several_threads_at_once(expected):
+    wrong = []
+
+    def work(seed):
+        for _ in range(6):
+            if not np.array_equal(run(seed), expected[seed]):
+                wrong.append(seed)
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not wrong
+
+
+def child(queue):
+    queue.put(run(2).sum(axis=(1, 2)))
+
+
+def test_a_forked_process(expected):
+    held = run(1)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=child, args=(queue,))
+    process.start()
+    np.testing.assert_array_equal(queue.get(timeout=60), expected[2].sum(axis=(1, 2)))
+    process.join()
+    np.testing.assert_array_equal(held, expected[1])
