@@ -27,8 +27,8 @@ template <class T, class C, class K, int D>
 class Builder {
  public:
   Builder(const LatticeRequest<T>& request, Tables<K>* tables)
-      : request_(request), tables_(tables), d_(D ? D : request.dims) {
-    elevation_scales(d_, request.scale, scales_);
+      : request_(request), tables_(tables), d_(request.dims) {
+    elevation_scales(dims(), request.scale, scales_);
   }
 
   Status run() {
@@ -57,6 +57,9 @@ class Builder {
  private:
   using Block = Simplex<C, D, kLanes>;
 
+  // A constant where the code is for one number of dimensions.
+  int dims() const { return D ? D : d_; }
+
   Status embed(Range range, Band<K>* out, bool pad_origin) {
     int64_t points = range.end - range.begin;
     if (!out->simplices.init(points / 8) || !out->vertices.init(points / 8)) return Status::kOutOfMemory;
@@ -64,17 +67,17 @@ class Builder {
     Block block;
     for (int64_t first = range.begin; first < range.end; first += kLanes) {
       int count = int(smaller<int64_t>(kLanes, range.end - first));
-      const T* features = request_.features + first * d_;
+      const T* features = request_.features + first * dims();
       if (count < kLanes) {
-        for (int i = 0; i < kLanes * d_; ++i) padded[i] = features[i < count * d_ ? i : i % d_];
+        for (int i = 0; i < kLanes * dims(); ++i) padded[i] = features[i < count * dims() ? i : i % dims()];
         features = padded;
       }
       Status status =
-          insert(features, count, &block, out, request_.simplex + first, request_.weights + first * (d_ + 1));
+          insert(features, count, &block, out, request_.simplex + first, request_.weights + first * (dims() + 1));
       if (status != Status::kOk) return status;
     }
     if (!pad_origin) return Status::kOk;
-    for (int i = 0; i < kLanes * d_; ++i) padded[i] = 0;
+    for (int i = 0; i < kLanes * dims(); ++i) padded[i] = 0;
     int32_t simplex;
     T weights[kMaxDims + 1];
     return insert(padded, 1, &block, out, &simplex, weights);
@@ -82,15 +85,15 @@ class Builder {
 
   Status insert(const T* features, int count, Block* block, Band<K>* out, int32_t* simplex, T* weights) {
     if (!out->simplices.make_room(kLanes)) return Status::kOutOfMemory;
-    block->elevate(d_, features, scales_);
-    block->locate(d_);
+    block->elevate(dims(), features, scales_);
+    block->locate(dims());
     K keys[kLanes];
     for (int n = 0; n < count; ++n) {
-      keys[n] = block->simplex_key(d_, tables_->code, n);
+      keys[n] = block->simplex_key(dims(), tables_->code, n);
       out->simplices.prefetch(keys[n]);
     }
     for (int n = 0; n < count; ++n) {
-      for (int k = 0; k <= d_; ++k) weights[n * (d_ + 1) + k] = T(block->weight[k][n]);
+      for (int k = 0; k <= dims(); ++k) weights[n * (dims() + 1) + k] = T(block->weight[k][n]);
     }
     for (int n = 0; n < count; ++n) {
       int64_t before = out->simplices.size();
@@ -103,10 +106,10 @@ class Builder {
   }
 
   bool insert_vertices(const Block& block, int n, Band<K>* out) {
-    const int corners = d_ + 1;
+    const int corners = dims() + 1;
     K keys[(D ? D : kMaxDims) + 1];
     int axes[(D ? D : kMaxDims) + 1];
-    block.vertex_keys(d_, tables_->code, n, keys, axes);
+    block.vertex_keys(dims(), tables_->code, n, keys, axes);
     if (!out->vertices.make_room(corners)) return false;
     for (int k = 0; k < corners; ++k) out->vertices.prefetch(keys[k]);
     const int64_t at = out->simplex_vertices.size();
@@ -115,7 +118,7 @@ class Builder {
     return !request_.bridges || want_bridges(&out->simplex_vertices[at], axes, out);
   }
   bool want_bridges(const int32_t* corners, const int* axes, Band<K>* out) const {
-    const int n = d_ + 1;
+    const int n = dims() + 1;
     if (!grow_wanted(out)) return false;
     for (int k = 0; k < n; ++k) {
       uint8_t* wanted = &out->wanted[int64_t(corners[k]) * n];
@@ -125,7 +128,7 @@ class Builder {
     return true;
   }
   bool grow_wanted(Band<K>* band) const {
-    const int64_t old = band->wanted.size(), size = band->vertices.size() * (d_ + 1);
+    const int64_t old = band->wanted.size(), size = band->vertices.size() * (dims() + 1);
     if (!band->wanted.resize(size)) return false;
     if (size > old) std::memset(band->wanted.data() + old, 0, size_t(size - old));
     return true;
@@ -158,7 +161,7 @@ class Builder {
   }
 
   bool merge_wanted(const Band<K>& from, const int32_t* merged) const {
-    const int n = d_ + 1;
+    const int n = dims() + 1;
     Band<K>& all = tables_->bands[0];
     if (!grow_wanted(&all)) return false;
     for (int64_t v = 0; v < from.vertices.size(); ++v) {
@@ -173,7 +176,7 @@ class Builder {
     constexpr int kTogether = 8;  // corners whose bridges are prefetched before the first is looked up
     const HashTable<K>& corners = tables_->bands[0].vertices;
     const uint8_t kinds = sparse_ ? kSecond | kFourth : kSecond;
-    const int n = d_ + 1;
+    const int n = dims() + 1;
     K keys[kTogether * ((D ? D : kMaxDims) + 1)];
     if (!bridges->init((range.end - range.begin) / 2)) return false;
     for (int64_t first = range.begin; first < range.end; first += kTogether) {
