@@ -96,9 +96,8 @@ class Builder {
       for (int k = 0; k <= dims(); ++k) weights[n * (dims() + 1) + k] = T(block->weight[k][n]);
     }
     for (int n = 0; n < count; ++n) {
-      if (n > 0 &&
-          keys[n] ==
-              keys[n - 1]) {  // a quarter of the points in the standard setting, a tenth in the default one
+      // So it is for a quarter of a photograph's points in the standard setting, a tenth in the default one.
+      if (n > 0 && keys[n] == keys[n - 1]) {
         simplex[n] = simplex[n - 1];
         continue;
       }
