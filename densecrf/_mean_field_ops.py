@@ -155,7 +155,7 @@ def mean_field_backward(
     try:
         run.go_back(iterations, states, kept)
     except ValueError as error:
-        if str(error) != "not finite":
+        if not _native.is_not_finite(error):
             raise
         run.spoil()
     return run.results(couplings, weights, sigmas, norm_in, norm_out)

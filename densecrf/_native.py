@@ -70,6 +70,11 @@ def info() -> dict[str, Any]:
     return {"simd": _C.simd(), "threads": threads(), "cuda": False}
 
 
+def is_not_finite(error: ValueError) -> bool:
+    """Whether the engine complains of NaN or infinity."""
+    return str(error) == "not finite"
+
+
 @contextmanager
 def speaking_of(name: str) -> Iterator[None]:
     """Turn the engine's terse errors into sentences about the argument `name`."""
@@ -84,7 +89,7 @@ def speaking_of(name: str) -> Iterator[None]:
             f"{name}: must span fewer than about 2^40 lattice cells; the bandwidths are too small for these values"
         ) from None
     except ValueError as error:
-        if str(error) == "not finite":
+        if is_not_finite(error):
             raise ValueError(f"{name}: must be finite, got NaN or inf") from None
         raise
     except MemoryError:

@@ -61,7 +61,7 @@ def _gradient(compute: Callable[[], Tensor], like: Tensor) -> Tensor:
     try:
         return compute()
     except ValueError as error:
-        if str(error) != "not finite":
+        if not _native.is_not_finite(error):
             raise
         return torch.full_like(like, torch.nan, memory_format=torch.contiguous_format)
 
