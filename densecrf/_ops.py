@@ -387,7 +387,7 @@ def grid_norm(sigma: Tensor, mask: Tensor, shape: list[int], power: float) -> Te
 
 def _grid_sums(grid: Grid, sigma: Tensor, mask: Tensor) -> Any:
     if not mask.numel():
-        return grid.ones().astype(dtype_of(sigma))[None]
+        return grid.ones(np.dtype(dtype_of(sigma)))[None]
     return native_ops(sigma).grid_filter(grid.native(dtype_of(sigma)), array_of(mask)[:, None], thread_count())[:, 0]
 
 

@@ -190,11 +190,11 @@ class DenseCRF:
             grid = Grid(self.shape, self.domain.sigmas(kernel))
             native = grid.native(self.dtype)
             if self.domain.mask is None:
-                norm = grid.ones().astype(self.dtype)
+                norm = grid.ones(self.dtype)
             else:
                 flat = ones.astype(self.dtype)[None, None]
                 norm = _native.ops(self.dtype).grid_filter(native, flat, self.num_threads)[0, 0]
-            own = None if self.self_message else grid.diagonal()
+            own = None if self.self_message else grid.diagonal(self.dtype)
             return (None, native, *self._norms(kernel, norm, own))
         lattice = Lattice(self.domain.features(kernel), self.method, dtype=self.dtype, num_threads=self.num_threads)
         norm = lattice.filter(ones)

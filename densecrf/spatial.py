@@ -76,13 +76,13 @@ class Grid:
     def __init__(self, shape: Sequence[int], sigmas: Sequence[float]) -> None:
         self.axes = [_axis(size, float(sigma)) for size, sigma in zip(shape, sigmas, strict=True)]
 
-    def ones(self) -> Array:
+    def ones(self, dtype: np.dtype[Any]) -> NDArray[Any]:
         """The filter of ones ``[N]``: a product of one vector per axis."""
-        return _outer([axis.sums(np.ones(axis.size)) for axis in self.axes])
+        return _outer([axis.sums(np.ones(axis.size)) for axis in self.axes], dtype)
 
-    def diagonal(self) -> Array:
+    def diagonal(self, dtype: np.dtype[Any]) -> NDArray[Any]:
         """What each pixel sends to itself ``[N]`` (exactly: 1)."""
-        return _outer([axis.diagonal() for axis in self.axes])
+        return _outer([axis.diagonal() for axis in self.axes], dtype)
 
     def slopes(self) -> list[Grid]:
         """Derivative of the filter with respect to each axis' bandwidth: the same with that axis' taps' derivative."""
@@ -100,10 +100,10 @@ class Grid:
         return [a.size for a in axes], [a.spacing for a in axes], [a.taps.astype(dtype) for a in axes]
 
 
-def _outer(vectors: list[Array]) -> Array:
-    out = np.ones(1)
+def _outer(vectors: list[Array], dtype: np.dtype[Any]) -> NDArray[Any]:
+    out = np.ones(1, dtype)
     for v in vectors:
-        out = np.outer(out, v).ravel()
+        out = np.multiply.outer(out, v.astype(dtype)).ravel()
     return out
 
 

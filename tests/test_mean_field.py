@@ -73,7 +73,7 @@ class Step:
             grid = Grid(shape, spread(kernel.sxy, len(shape)) / spread(spacing, len(shape)))
             native = grid.native(np.dtype(dtype))
             self.filter = lambda v: _native.ops(np.dtype(dtype)).grid_filter(native, v.astype(dtype)[None], 1)[0]
-            own = grid.diagonal()
+            own = grid.diagonal(np.dtype(dtype)).astype(float)
         else:
             points = features_of(kernel, image, shape, spacing).astype(dtype)
             points[~mask] = points[mask.argmax()]

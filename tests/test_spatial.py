@@ -163,9 +163,9 @@ def test_operator(shape, sigmas, dtype):
     rounding = ROUNDING[dtype] * np.abs(K).max()
     np.testing.assert_allclose(K, K.T, atol=rounding)
     grid = Grid(shape, sigmas)
-    np.testing.assert_allclose(grid.diagonal(), np.diagonal(K), atol=rounding)
+    np.testing.assert_allclose(grid.diagonal(K.dtype), np.diagonal(K), atol=rounding)
     ones = grid_filter(shape, sigmas, np.ones((1, n)), dtype)[0]
-    np.testing.assert_allclose(grid.ones(), ones, atol=ROUNDING[dtype] * ones.max())
+    np.testing.assert_allclose(grid.ones(K.dtype), ones, atol=ROUNDING[dtype] * ones.max())
     np.testing.assert_allclose(K.sum(axis=1), ones, atol=ROUNDING[dtype] * ones.max())
 
 
