@@ -21,6 +21,8 @@ constexpr int kLanes = 32;
 // The steps from corner k of a simplex to the next ones are a, b, c, d (corner d+1 is corner 0 again): its
 // bridges are k + b, on the way b, a, and in a lattice with at least kSparse points to a corner k + d, too.
 constexpr int kSparse = 3;
+// Pieces of the image that each thread embeds: with one, the thread that has the sky is done early.
+constexpr int kPieces = 2;
 constexpr uint8_t kSecond = 1, kFourth = 2;
 
 template <class T, class C, class K, int D>
@@ -34,9 +36,11 @@ class Builder {
   Status run() {
     parallel(request_.threads, [&](Team& team, int thread) {
       if (thread == 0) tables_->num_bands = team.size();
-      const Range range = band(request_.points, team.size(), thread);
       Band<K>& mine = tables_->bands[thread];
-      mine.status = embed(range, &mine, thread == team.size() - 1 && request_.pad_origin);
+      const auto piece = [&](int i) { return band(request_.points, kPieces * team.size(), i * team.size() + thread); };
+      mine.status = mine.init(request_.points / team.size());
+      for (int i = 0; i < kPieces && mine.status == Status::kOk; ++i) mine.status = embed(piece(i), &mine);
+      if (mine.status == Status::kOk && request_.pad_origin && thread == team.size() - 1) mine.status = embed_origin(&mine);
       team.barrier();
       if (thread == 0) status_ = merge();
       team.barrier();
@@ -47,8 +51,8 @@ class Builder {
         if (thread == 0) status_ = add_bridges();
       }
       const int32_t first = int32_t(mine.first_simplex);
-      if (first) {
-        for (int64_t i = range.begin; i < range.end; ++i) request_.simplex[i] += first;
+      for (int i = 0; i < kPieces && first; ++i) {
+        for (int64_t p = piece(i).begin; p < piece(i).end; ++p) request_.simplex[p] += first;
       }
     });
     return status_;
@@ -60,9 +64,7 @@ class Builder {
   // A constant where the code is for one number of dimensions.
   int dims() const { return D ? D : d_; }
 
-  Status embed(Range range, Band<K>* out, bool pad_origin) {
-    int64_t points = range.end - range.begin;
-    if (!out->simplices.init(points / 8) || !out->vertices.init(points / 8)) return Status::kOutOfMemory;
+  Status embed(Range range, Band<K>* out) {
     T padded[kLanes * (D ? D : kMaxDims)];
     Block block;
     for (int64_t first = range.begin; first < range.end; first += kLanes) {
@@ -76,11 +78,14 @@ class Builder {
                              request_.weights + first * (dims() + 1));
       if (status != Status::kOk) return status;
     }
-    if (!pad_origin) return Status::kOk;
-    for (int i = 0; i < kLanes * dims(); ++i) padded[i] = 0;
+    return Status::kOk;
+  }
+  Status embed_origin(Band<K>* out) {
+    const T origin[kLanes * (D ? D : kMaxDims)] = {};
+    Block block;
     int32_t simplex;
     T weights[kMaxDims + 1];
-    return insert(padded, 1, &block, out, &simplex, weights);
+    return insert(origin, 1, &block, out, &simplex, weights);
   }
 
   Status insert(const T* features, int count, Block* block, Band<K>* out, int32_t* simplex, T* weights) {

@@ -28,6 +28,10 @@ struct Band {
   Buffer<uint8_t> wanted;            // [vertices, d+1] kinds of bridges wanted one step up along each axis
   int64_t first_simplex = 0;         // global id of this band's first simplex
   Status status = Status::kOk;
+
+  Status init(int64_t points) {
+    return simplices.init(points / 8) && vertices.init(points / 8) ? Status::kOk : Status::kOutOfMemory;
+  }
 };
 
 template <class K>
