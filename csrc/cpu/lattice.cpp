@@ -37,10 +37,13 @@ class Builder {
     parallel(request_.threads, [&](Team& team, int thread) {
       if (thread == 0) tables_->num_bands = team.size();
       Band<K>& mine = tables_->bands[thread];
-      const auto piece = [&](int i) { return band(request_.points, kPieces * team.size(), i * team.size() + thread); };
+      const auto piece = [&](int i) {
+        return band(request_.points, kPieces * team.size(), i * team.size() + thread);
+      };
       mine.status = mine.init(request_.points / team.size());
       for (int i = 0; i < kPieces && mine.status == Status::kOk; ++i) mine.status = embed(piece(i), &mine);
-      if (mine.status == Status::kOk && request_.pad_origin && thread == team.size() - 1) mine.status = embed_origin(&mine);
+      if (mine.status == Status::kOk && request_.pad_origin && thread == team.size() - 1)
+        mine.status = embed_origin(&mine);
       team.barrier();
       if (thread == 0) status_ = merge();
       team.barrier();

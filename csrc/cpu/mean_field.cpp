@@ -8,6 +8,7 @@
 #include "cpu/coupling.h"
 #include "cpu/ops.h"
 #include "cpu/points.h"
+#include "cpu/shares.h"
 #include "cpu/softmax.h"
 #include "cpu/term.h"
 
@@ -45,7 +46,9 @@ class MeanField {
     keep_q_ = self || r_.free_energy || r_.damping > 0 || r_.tolerance > 0;
     q_ = keep_q_ ? arena->template take<T>(n * stride_) : nullptr;
     for (int t = 0; t < r_.threads; ++t) scratch_[t] = arena->template take<T>(3 * kChunk * stride_);
+    // Chunks do not cross pixel rows where a grid kernel wants rows; otherwise the image is one row.
     row_points_ = n;
+    bool grid = false;
     const int64_t step = mean_field_states(r_);
     T* states = r_.states;
     for (int k = 0; k < r_.num_kernels; ++k) {
@@ -55,12 +58,14 @@ class MeanField {
                        states ? Rounds<T>{states, step, r_.iterations} : Rounds<T>{});
       if (states) states += Term<T>::values(view, plan_);
       if (!view.lattice) row_points_ = view.grid->size[2];
-      grid_ = grid_ || !view.lattice;
+      grid = grid || !view.lattice;
     }
+    shares_.layout(r_.kernels, r_.num_kernels, n, grid ? row_points_ : int64_t(kChunk), r_.threads, arena);
   }
 
   Status run() {
     for (int k = 0; k < r_.num_kernels; ++k) terms_[k].coupling.fill();
+    shares_.fill();
     r_.iterations_done = 0;
     last_round_ = rounds() - 1;
     parallel(r_.threads, [&](Team& team, int thread) { work(team, thread); });
@@ -71,10 +76,7 @@ class MeanField {
   enum class Stage { kFirst, kUpdate, kEnergy };
 
   void work(Team& team, int thread) {
-    // Chunks do not cross pixel rows where a grid kernel wants rows; otherwise the image is one row.
-    Range mine =
-        grid_ ? band(r_.points / row_points_, team.size(), thread) : band(r_.points, team.size(), thread);
-    if (grid_) mine = {mine.begin * row_points_, mine.end * row_points_};
+    const Range mine = shares_.of(team.size(), thread);
     T* zeros = scratch(thread, 2);
     for (int i = 0; i < kChunk * stride_; ++i) zeros[i] = 0;
     for (int k = 0; k < r_.num_kernels; ++k) terms_[k].start(thread, mine);
@@ -310,8 +312,8 @@ class MeanField {
   int stride_;
   bool not_negative_ = true;  // messages only add to scores, whose largest is 0
   bool keep_q_;
-  bool grid_ = false;
   int64_t row_points_;
+  Shares<T> shares_;
   T* scores_ = nullptr;  // [N, stride]
   T* most_ = nullptr;    // [N] largest scores, where logits are wanted
   T* q_ = nullptr;       // [N, stride] where keep_q_

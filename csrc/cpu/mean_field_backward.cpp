@@ -14,6 +14,7 @@
 //   d out_p = sum_c S[p, c] (E^T g_p) . V_c        d in_p = sum_c S[p, c] (E Q_p) . U_c
 #include "cpu/ops.h"
 #include "cpu/points.h"
+#include "cpu/shares.h"
 #include "cpu/softmax.h"
 #include "cpu/term.h"
 
@@ -43,6 +44,8 @@ class Backward {
     const int64_t step = mean_field_states(r_);
     T* states = r_.states;
     for (int k = 0; k < all_; ++k) layout_term(k, step, &states, arena);
+    const int64_t unit = grid_ ? row_points_ : int64_t(kChunk);
+    shares_.layout(r_.kernels, kernels_, r_.points, unit, r_.threads, arena);
     grad_ = keeps_grad_ ? arena->template take<T>(r_.points * stride_) : nullptr;
     for (int t = 0; t < r_.threads; ++t) {
       scratch_[t] = arena->template take<T>(kScratch * kChunk * stride_);
@@ -54,6 +57,7 @@ class Backward {
 
   Status run() {
     for (int k = 0; k < kernels_; ++k) forward_[k].coupling.fill();
+    shares_.fill();
     parallel(r_.threads, [&](Team& team, int thread) { work(team, thread); });
     return status_;
   }
@@ -84,9 +88,7 @@ class Backward {
   }
 
   void work(Team& team, int thread) {
-    Range mine =
-        grid_ ? band(r_.points / row_points_, team.size(), thread) : band(r_.points, team.size(), thread);
-    if (grid_) mine = {mine.begin * row_points_, mine.end * row_points_};
+    const Range mine = shares_.of(team.size(), thread);
     std::memset(static_cast<void*>(scratch(thread, kZeros)), 0, size_t(kChunk) * stride_ * sizeof(T));
     std::memset(static_cast<void*>(outer_[thread]), 0, size_t(outer_at(all_)) * sizeof(double));
     for (int k = 0; k < all_; ++k) {
@@ -346,6 +348,7 @@ class Backward {
   SlabPlan plan_;
   int stride_;
   int64_t row_points_;
+  Shares<T> shares_;
   bool grid_ = false;
   bool inner_ = false;       // a gradient of barycentric weights or normalisation is wanted
   bool keeps_grad_ = false;  // and it takes the filtered values of Q_t and g_{t+1}
