@@ -50,10 +50,9 @@ bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* 
     T* zeros = rows + kChunk * stride;
     for (int i = 0; i < kChunk * stride; ++i) zeros[i] = 0;
     for (int64_t row = mine.begin; row < mine.end; ++row) {
-      const T* expanded = space.field.expand(thread, row, 0);
       for (int64_t x = 0; x < width; x += kChunk) {
         int count = int(smaller<int64_t>(kChunk, width - x));
-        space.field.slice(expanded, row * width, x, count, T(1), zeros, static_cast<const T*>(nullptr), rows);
+        space.field.slice(row, row * width, x, count, 0, T(1), zeros, static_cast<const T*>(nullptr), rows);
         store_points(rows, stride, points, channels, row * width + x, count, out);
       }
     }

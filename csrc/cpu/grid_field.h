@@ -24,21 +24,28 @@ struct NodeAt {
       : node(pixel / spacing), fraction(spacing == 1 ? T(0) : (T(pixel % spacing) + T(0.5)) / T(spacing)) {}
 };
 
-// dst = sum_n weights[n] * rows[n], n < count, rows `step` apart; or added to dst.
-template <class T>
-[[gnu::noinline]] inline void weighted_sum(int64_t length, int64_t count, const T* weights, const T* rows,
-                                           int64_t step, T* dst, bool add = false) {
+// dst[r] = sum_n weights[r][n] * rows[n], n < count, rows `step` apart; or added to dst[r].
+template <class T, int R>
+[[gnu::noinline]] inline void weighted_sums(int64_t length, int64_t count, const T* const (&weights)[R],
+                                            const T* rows, int64_t step, T* const (&dst)[R],
+                                            bool add = false) {
   constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
   int64_t i = 0;
   for (; i + kBlock <= length; i += kBlock) {
-    auto sum = add ? Row<T, kBlock>::load(dst + i) : Row<T, kBlock>::zero();
-    for (int64_t n = 0; n < count; ++n) sum.add_scaled(weights[n], rows + n * step + i);
-    sum.store(dst + i);
+    Row<T, kBlock> sum[R];
+    for (int r = 0; r < R; ++r) sum[r] = add ? Row<T, kBlock>::load(dst[r] + i) : Row<T, kBlock>::zero();
+    for (int64_t n = 0; n < count; ++n) {
+      const auto row = Row<T, kBlock>::load(rows + n * step + i);
+      for (int r = 0; r < R; ++r) sum[r].add_scaled(weights[r][n], row);
+    }
+    for (int r = 0; r < R; ++r) sum[r].store(dst[r] + i);
   }
   for (; i < length; ++i) {
-    T sum = add ? dst[i] : T(0);
-    for (int64_t n = 0; n < count; ++n) sum += weights[n] * rows[n * step + i];
-    dst[i] = sum;
+    for (int r = 0; r < R; ++r) {
+      T sum = add ? dst[r][i] : T(0);
+      for (int64_t n = 0; n < count; ++n) sum += weights[r][n] * rows[n * step + i];
+      dst[r][i] = sum;
+    }
   }
 }
 
@@ -108,23 +115,21 @@ class GridField {
 
   // Each round's values take the place of the last one's, or are kept where the caller says.
   void layout(const GridView<T>& grid, const SlabPlan& plan, int threads, Arena* arena, Rounds<T> kept = {}) {
-    layout_to_read(grid, plan, threads, arena, kept);
+    layout_to_read(grid, plan, kept);
     if (kept.rounds == 0) rounds_ = {arena->template take<T>(values(grid, plan)), 0, 1};
     z_.layout(arena, grid_.size[0], grid_.spacing[0], grid_.radius[0]);
-    y_taps_ = arena->template take<T>(2 * grid_.radius[1] + 1);
+    y_taps_ = arena->template take<T>(2 * grid_.radius[1] + 3);
     splatted_ = arena->template take<T>((planes() * rows_ + 2 * threads) * row_values_);
     filtered_ = volume() ? arena->template take<T>(planes() * rows_ * row_values_) : nullptr;
-    for (int t = 0; t < threads; ++t) padded_[t] = arena->template take<T>(row_values_ + 2 * margin());
+    for (int t = 0; t < threads; ++t) padded_[t] = arena->template take<T>(kTogether * padded_row());
   }
   // For slices only, of values that are there.
-  void layout_to_read(const GridView<T>& grid, const SlabPlan& plan, int threads, Arena* arena,
-                      Rounds<T> kept) {
+  void layout_to_read(const GridView<T>& grid, const SlabPlan& plan, Rounds<T> kept) {
     grid_ = grid;
     plan_ = plan;
     rounds_ = kept;
     row_values_ = grid_nodes(grid.size[2], grid.spacing[2]) * plan.stride();
     rows_ = grid_nodes(grid.size[1], grid.spacing[1]);
-    for (int t = 0; t < threads; ++t) expanded_[t] = arena->template take<T>(row_values_);
   }
   // Values on the nodes.
   static int64_t values(const GridView<T>& grid, const SlabPlan& plan) {
@@ -135,7 +140,7 @@ class GridField {
 
   // Called once by every thread before the first splat, with the pixel rows (z * H + y) that it will splat.
   void start(int thread, Range rows) {
-    std::memset(static_cast<void*>(padded_[thread]), 0, size_t(row_values_ + 2 * margin()) * sizeof(T));
+    std::memset(static_cast<void*>(padded_[thread]), 0, size_t(kTogether * padded_row()) * sizeof(T));
     Part& part = parts_[thread];
     part = {rows.begin, 0, 0, 0, nullptr};
     if (rows.begin < rows.end) {
@@ -146,7 +151,8 @@ class GridField {
     if (thread > 0) return;
     z_.fill(grid_.size[0], grid_.spacing[0], grid_.radius[0], grid_.taps[0]);
     const int radius = grid_.radius[1];
-    for (int k = -radius; k <= radius; ++k) y_taps_[k + radius] = grid_.taps[1][k < 0 ? -k : k];
+    y_taps_[0] = y_taps_[2 * radius + 2] = 0;
+    for (int k = -radius; k <= radius; ++k) y_taps_[1 + radius + k] = grid_.taps[1][k < 0 ? -k : k];
   }
 
   // Filters what was splatted.  Between barriers on either side.
@@ -154,47 +160,39 @@ class GridField {
     T* nodes = rounds_.at(round);
     T* filtered = volume() ? filtered_ : nodes;
     Range mine = band(planes() * rows_, team.size(), thread);
-    for (int64_t row = mine.begin; row < mine.end; ++row) {
+    for (int64_t row = mine.begin; row < mine.end;) {
+      const bool two = row + 1 < mine.end && (row + 1) % rows_ != 0;  // of the same plane
       T* padded = padded_[thread] + margin();
-      filter_y(row, team.size(), padded);
-      symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], padded, int64_t(plan_.stride()),
-                       filtered + row * row_values_);
+      if (two)
+        filter_y<2>(row, team.size(), {padded, padded + padded_row()});
+      else
+        filter_y<1>(row, team.size(), {padded});
+      for (const int64_t end = row + (two ? 2 : 1); row < end; ++row, padded += padded_row()) {
+        symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], padded, int64_t(plan_.stride()),
+                         filtered + row * row_values_);
+      }
     }
     if (!volume()) return;
     team.barrier();
     filter_z(band(rows_, team.size(), thread), nodes);
   }
 
-  // The nodes' values interpolated to a pixel row along z and y; along x slice() does it.
-  const T* expand(int thread, int64_t row, int round) {
-    NodeAt<T> y(row % grid_.size[1], grid_.spacing[1]), z(row / grid_.size[1], grid_.spacing[0]);
-    const T* at = rounds_.at(round) + (z.node * rows_ + y.node) * row_values_;
-    if (y.fraction == 0 && z.fraction == 0) return at;
-    T* out = expanded_[thread];
-    const T wy[2] = {1 - y.fraction, y.fraction};
-    if (z.fraction == 0) {
-      weighted_sum(row_values_, 2, wy, at, row_values_, out);
-      return out;
-    }
-    const T wz[2] = {1 - z.fraction, z.fraction};
-    const int64_t next_y = y.fraction == 0 ? 0 : row_values_, next_z = rows_ * row_values_;
-    for (int64_t i = 0; i < row_values_; ++i) {
-      out[i] = wz[0] * (wy[0] * at[i] + wy[1] * at[i + next_y]) +
-               wz[1] * (wy[0] * at[i + next_z] + wy[1] * at[i + next_z + next_y]);
-    }
-    return out;
-  }
-
-  // out = in + gain * out_scale * (expanded row interpolated along x), for pixels x ... x + count - 1 of a
-  // row whose first point is `row_first`.
-  void slice(const T* expanded, int64_t row_first, int64_t x, int count, T gain, const T* in,
+  // out = in + gain * out_scale * (values interpolated), for pixels x ... x + count - 1 of a row whose first
+  // point is `row_first`.
+  void slice(int64_t row, int64_t row_first, int64_t x, int count, int round, T gain, const T* in,
              const T* out_scale, T* out) const {
-    for (int s = 0; s < plan_.slabs(); ++s) {
-      for_width(plan_.width(s), [&](auto w) {
-        slice_pixels<decltype(w)::value>(plan_.column(s), expanded, row_first, x, count, gain, in, out_scale,
-                                         out);
-      });
-    }
+    const NodeRows nodes = node_rows(row, round);
+    const auto slice_rows = [&](auto r) {
+      for (int s = 0; s < plan_.slabs(); ++s) {
+        for_width(plan_.width(s), [&](auto w) {
+          slice_pixels<decltype(w)::value, decltype(r)::value>(plan_.column(s), nodes, row_first, x, count,
+                                                               gain, in, out_scale, out);
+        });
+      }
+    };
+    if (nodes.count == 1) return slice_rows(Int<1>());
+    if (nodes.count == 2) return slice_rows(Int<2>());
+    slice_rows(Int<4>());
   }
   // Chunks of a row come in order, and rows do.
   void splat(int thread, int64_t row, int64_t row_first, int64_t x, int count, const T* in,
@@ -215,24 +213,53 @@ class GridField {
   }
 
  private:
-  template <int W>
-  void slice_pixels(int column, const T* expanded, int64_t row_first, int64_t x, int count, T gain,
+  static constexpr int kTogether = 2;  // rows filtered along y at a time: each is read half as often
+
+  // The node rows that a pixel row lies between, along y and z, with their shares of it.
+  struct NodeRows {
+    const T* row[4];
+    T share[4];
+    int count;
+  };
+  NodeRows node_rows(int64_t row, int round) const {
+    const NodeAt<T> y(row % grid_.size[1], grid_.spacing[1]), z(row / grid_.size[1], grid_.spacing[0]);
+    const T* first = rounds_.at(round) + (z.node * rows_ + y.node) * row_values_;
+    NodeRows out{};
+    for (int64_t up_z = 0; up_z <= (z.fraction > 0); ++up_z) {
+      for (int64_t up_y = 0; up_y <= (y.fraction > 0); ++up_y) {
+        out.row[out.count] = first + (up_z * rows_ + up_y) * row_values_;
+        out.share[out.count++] = (up_z ? z.fraction : 1 - z.fraction) * (up_y ? y.fraction : 1 - y.fraction);
+      }
+    }
+    return out;
+  }
+  template <int W, int R>
+  static Row<T, W> value_at(const NodeRows& nodes, int64_t at) {
+    auto sum = Row<T, W>::load(nodes.row[0] + at);
+    if (R == 1) return sum;
+    sum.scale(nodes.share[0]);
+    for (int r = 1; r < R; ++r) sum.add_scaled(nodes.share[r], nodes.row[r] + at);
+    return sum;
+  }
+
+  template <int W, int R>
+  void slice_pixels(int column, const NodeRows& nodes, int64_t row_first, int64_t x, int count, T gain,
                     const T* in, const T* out_scale, T* out) const {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
     const T unit = T(1) / T(spacing);
     const T* scales = out_scale ? out_scale + row_first + x : nullptr;
-    const T* node = expanded + x / spacing * stride + column;
+    int64_t node = x / spacing * stride + column;
     in += column;
     out += column;
     if (spacing == 1) {
       for (int p = 0; p < count; ++p, node += stride, in += stride, out += stride) {
         auto sum = Row<T, W>::load(in);
-        sum.add_scaled(scales ? gain * scales[p] : gain, Row<T, W>::load(node));
+        sum.add_scaled(scales ? gain * scales[p] : gain, value_at<W, R>(nodes, node));
         sum.store(out);
       }
       return;
     }
-    auto below = Row<T, W>::load(node), above = Row<T, W>::load(node + stride);
+    auto below = value_at<W, R>(nodes, node), above = value_at<W, R>(nodes, node + stride);
     int phase = int(x % spacing);
     for (int p = 0; p < count; ++p, in += stride, out += stride) {
       const T scale = scales ? gain * scales[p] : gain, f = (T(phase) + T(0.5)) * unit;
@@ -244,7 +271,7 @@ class GridField {
         phase = 0;
         node += stride;
         below = above;
-        above = Row<T, W>::load(node + stride);
+        above = value_at<W, R>(nodes, node + stride);
       }
     }
   }
@@ -315,16 +342,19 @@ class GridField {
     part.cleared = end;
   }
 
-  // out = the node row filtered along y, over all threads' parts.
-  void filter_y(int64_t row, int parts, T* out) const {
+  // out[i] = node row `row` + i filtered along y, over all threads' parts.
+  template <int R>
+  void filter_y(int64_t row, int parts, T* const (&out)[R]) const {
     const int64_t radius = grid_.radius[1], plane = row / rows_ * rows_;
-    const int64_t first = larger(plane, row - radius), end = smaller(plane + rows_, row + radius + 1);
+    const int64_t first = larger(plane, row - radius), end = smaller(plane + rows_, row + R + radius);
     bool add = false;
     for (int t = 0; t < parts; ++t) {
       const int64_t from = larger(first, parts_[t].begin), to = smaller(end, parts_[t].end);
       if (from >= to) continue;
-      weighted_sum(row_values_, to - from, y_taps_ + (from - row + radius),
-                   parts_[t].values + (from - parts_[t].begin) * row_values_, row_values_, out, add);
+      const T* taps[R];
+      for (int i = 0; i < R; ++i) taps[i] = y_taps_ + 1 + (from - row - i + radius);
+      weighted_sums(row_values_, to - from, taps, parts_[t].values + (from - parts_[t].begin) * row_values_,
+                    row_values_, out, add);
       add = true;
     }
   }
@@ -332,8 +362,10 @@ class GridField {
   void filter_z(Range rows, T* nodes) const {
     const int64_t plane = rows_ * row_values_, skip = rows.begin * row_values_;
     for (int64_t c = 0; c < z_.nodes; ++c) {
-      weighted_sum((rows.end - rows.begin) * row_values_, z_.count[c], z_.weights + c * z_.most,
-                   filtered_ + z_.first[c] * plane + skip, plane, nodes + c * plane + skip);
+      const T* const weights[1] = {z_.weights + c * z_.most};
+      T* const out[1] = {nodes + c * plane + skip};
+      weighted_sums((rows.end - rows.begin) * row_values_, z_.count[c], weights,
+                    filtered_ + z_.first[c] * plane + skip, plane, out);
     }
   }
 
@@ -345,6 +377,7 @@ class GridField {
   bool volume() const { return grid_.size[0] > 1; }
   int64_t planes() const { return grid_.size[0]; }
   int64_t margin() const { return int64_t(grid_.radius[2]) * plan_.stride(); }
+  int64_t padded_row() const { return row_values_ + 2 * margin(); }
 
   // Node rows begin ... end - 1, as splatted by one thread.
   struct Part {
@@ -358,13 +391,12 @@ class GridField {
   int64_t row_values_ = 0;  // values on the nodes of one row
   int64_t rows_ = 0;        // node rows of a plane
   Band1D<T> z_;
-  T* y_taps_ = nullptr;    // [2 radius + 1]
+  T* y_taps_ = nullptr;    // [2 radius + 3], a zero on either side
   T* splatted_ = nullptr;  // the parts, [D * node rows + 2 threads, nodes x]
   T* filtered_ = nullptr;  // [D, node rows, nodes x] filtered along y and x (volumes)
   Rounds<T> rounds_;       // [nodes z, node rows, nodes x] filtered
   Part parts_[kMaxThreads] = {};
-  T* padded_[kMaxThreads] = {};
-  T* expanded_[kMaxThreads] = {};
+  T* padded_[kMaxThreads] = {};  // [kTogether] rows with zeros around them
 };
 
 DENSECRF_END

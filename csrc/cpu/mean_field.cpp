@@ -140,7 +140,6 @@ class MeanField {
     for (int k = 0; k < r_.num_kernels && !last; ++k) terms_[k].clear(thread, t);
     for (int64_t row = mine.begin, end; row < mine.end; row = end) {
       end = smaller(mine.end, (row / row_points_ + 1) * row_points_);
-      for (int k = 0; k < r_.num_kernels && stage != Stage::kFirst; ++k) terms_[k].expand(thread, row, round);
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
         if (stage != Stage::kFirst) {
@@ -239,12 +238,12 @@ class MeanField {
     for (int k = 0; k < r_.num_kernels; ++k, in = rows) {
       const Term<T>& term = terms_[k];
       if (term.coupling.is_scalar() && !term.view.self) {
-        term.slice(thread, first, count, round, term.coupling.scalar(), in, rows);
+        term.slice(first, count, round, term.coupling.scalar(), in, rows);
         continue;
       }
       if (in == scores) std::memcpy(static_cast<void*>(rows), scores, size_t(count) * stride_ * sizeof(T));
       T* message = scratch(thread, 1);
-      term.slice(thread, first, count, round, T(1), scratch(thread, 2), message);
+      term.slice(first, count, round, T(1), scratch(thread, 2), message);
       if (term.view.self) take_self_away(term.view.self, first, count, message);
       term.coupling.apply(count, message, rows);
     }

@@ -72,8 +72,8 @@ class Backward {
     if (!probe) {
       forward_[k].coupling.layout(view, r_.labels, plan_, arena, true);
       const Rounds<T> kept{*states, step, r_.iterations};
-      forward_[k].layout_to_read(view, plan_, r_.threads, arena, kept);
-      present_[k].layout_to_read(view, plan_, r_.threads, arena, kept);
+      forward_[k].layout_to_read(view, plan_, kept);
+      present_[k].layout_to_read(view, plan_, kept);
       if (*states) *states += Term<T>::values(view, plan_);
       keeps_grad_ = keeps_grad_ || wanted.weights || wanted.norm_out;
       inner_ = inner_ || wanted.weights || wanted.norm_out || wanted.norm_in;
@@ -156,9 +156,6 @@ class Backward {
   void step_back(int thread, Range mine, int t) {
     for (int64_t row = mine.begin, end; row < mine.end; row = end) {
       end = smaller(mine.end, (row / row_points_ + 1) * row_points_);
-      for (int k = 0; k < all_; ++k) backward_[k].expand(thread, row, round(t));
-      for (int k = 0; k < kernels_ && t > 0; ++k) forward_[k].expand(thread, row, t - 1);
-      for (int k = 0; k < kernels_ && keeps_grad_; ++k) present_[k].expand(thread, row, t);
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
         T *q = scratch(thread, kQ), *g = scratch(thread, kG);
@@ -181,11 +178,11 @@ class Backward {
     for (int k = 0; k < kernels_ && t > 0; ++k) {
       const Term<T>& term = forward_[k];
       if (term.coupling.is_scalar()) {
-        term.slice(thread, first, count, t - 1, term.coupling.scalar(), in, q);
+        term.slice(first, count, t - 1, term.coupling.scalar(), in, q);
       } else {
         if (in != q) copy(count, in, q);
         T* message = scratch(thread, kMessage);
-        term.slice(thread, first, count, t - 1, T(1), scratch(thread, kZeros), message);
+        term.slice(first, count, t - 1, T(1), scratch(thread, kZeros), message);
         term.coupling.apply(count, message, q);
       }
       in = q;
@@ -200,11 +197,11 @@ class Backward {
     for (int k = 0; k < all_; ++k) {
       const bool outer = request_.gradients[k].couplings;
       if (k < kernels_ && forward_[k].coupling.is_scalar() && !outer) {
-        backward_[k].slice(thread, first, count, round(t), forward_[k].coupling.scalar(), g, g);
+        backward_[k].slice(first, count, round(t), forward_[k].coupling.scalar(), g, g);
         continue;
       }
       T* v = scratch(thread, kMessage);
-      backward_[k].slice(thread, first, count, round(t), T(1), scratch(thread, kZeros), v);
+      backward_[k].slice(first, count, round(t), T(1), scratch(thread, kZeros), v);
       if (outer) add_couplings(thread, k, count, v, q);
       if (k < kernels_) forward_[k].coupling.apply_transposed(count, v, g);
     }
@@ -278,7 +275,7 @@ class Backward {
                       const T* norm, T* grad_weights, T* grad_norm) const {
     if (!term.view.lattice) {
       T* sliced = scratch(thread, kMessage);
-      term.slice_without_norm(thread, first, count, scratch(thread, kZeros), sliced);
+      term.slice_without_norm(first, count, round, scratch(thread, kZeros), sliced);
       for (int p = 0; p < count && grad_norm; ++p)
         grad_norm[first + p] += dot(rows + p * stride_, sliced + p * stride_);
       return;

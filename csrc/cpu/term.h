@@ -25,13 +25,12 @@ class Term {
       grid_.layout(*view.grid, plan, threads, arena, kept);
   }
   // For a term whose values are all there to be sliced.
-  void layout_to_read(const KernelView<T>& kernel, const SlabPlan& plan, int threads, Arena* arena,
-                      Rounds<T> kept) {
+  void layout_to_read(const KernelView<T>& kernel, const SlabPlan& plan, Rounds<T> kept) {
     view = kernel;
     if (view.lattice)
       lattice_.layout_to_read(*view.lattice, plan, kept);
     else
-      grid_.layout_to_read(*view.grid, plan, threads, arena, kept);
+      grid_.layout_to_read(*view.grid, plan, kept);
   }
   // Length of one round's filtered values.
   static int64_t values(const KernelView<T>& kernel, const SlabPlan& plan) {
@@ -62,23 +61,17 @@ class Term {
     else
       grid_.filter(team, thread, round);  // its own transpose
   }
-  // To be called before slices of points of a new row.
-  void expand(int thread, int64_t point, int round) {
-    if (!view.lattice) expanded_[thread] = grid_.expand(thread, point / view.grid->size[2], round);
-  }
   // out = in + gain * filtered values
-  void slice(int thread, int64_t first, int count, int round, T gain, const T* in, T* out) const {
+  void slice(int64_t first, int count, int round, T gain, const T* in, T* out) const {
     if (view.lattice) {
       return lattice_.slice(lattice_.blurred(round), first, count, in, gain * view.lattice->alpha,
                             view.norm_out, out);
     }
-    const int64_t x = first % view.grid->size[2];
-    grid_.slice(expanded_[thread], first - x, x, count, gain, in, view.norm_out, out);
+    slice_grid(first, count, round, gain, in, view.norm_out, out);
   }
   // The same of a grid, without its normalisation.
-  void slice_without_norm(int thread, int64_t first, int count, const T* in, T* out) const {
-    const int64_t x = first % view.grid->size[2];
-    grid_.slice(expanded_[thread], first - x, x, count, T(1), in, static_cast<const T*>(nullptr), out);
+  void slice_without_norm(int64_t first, int count, int round, const T* in, T* out) const {
+    slice_grid(first, count, round, T(1), in, nullptr, out);
   }
   // dots[p, k] += rows[p] . value of corner k of point p (lattices)
   void corner_dots(int64_t first, int count, int round, const T* rows, T* dots) const {
@@ -86,9 +79,13 @@ class Term {
   }
 
  private:
+  void slice_grid(int64_t first, int count, int round, T gain, const T* in, const T* norm, T* out) const {
+    const int64_t width = view.grid->size[2], x = first % width;
+    grid_.slice(first / width, first - x, x, count, round, gain, in, norm, out);
+  }
+
   LatticeField<T> lattice_;
   GridField<T> grid_;
-  const T* expanded_[kMaxThreads] = {};  // grid: the row that each thread is at
 };
 
 // The terms need constructors, so they do not live in the workspace.
