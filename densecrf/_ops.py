@@ -403,7 +403,8 @@ def grid_norm_sigma_grad(
     """Gradient of the bandwidths."""
     back = _sums_grad(grad, norm, power)
     slopes = grid_of(sigma, shape).slopes()
-    sums = [np.vdot(_grid_sums(slope, sigma, mask).astype(np.float64), back) for slope in slopes]
+    with np.errstate(over="ignore", invalid="ignore"):  # not np.vdot: BLAS threads spin on for tens of milliseconds
+        sums = [(_grid_sums(slope, sigma, mask) * back).sum(dtype=np.float64) for slope in slopes]
     return torch.tensor(sums, dtype=sigma.dtype)
 
 

@@ -8,6 +8,7 @@
 #include <new>
 
 #include "core/simplex.h"
+#include "cpu/blocks.h"
 #include "cpu/extent.h"
 #include "cpu/lattice_tables.h"
 #include "cpu/ops.h"
@@ -16,8 +17,6 @@ DENSECRF_BEGIN
 
 namespace {
 
-// Above 16, or gcc unrolls the loops over lanes whole before it could vectorise them (build 1.25x slower).
-constexpr int kLanes = 32;
 // The steps from corner k of a simplex to the next ones are a, b, c, d (corner d+1 is corner 0 again): its
 // bridges are k + b, on the way b, a, and in a lattice with at least kSparse points to a corner k + d, too.
 constexpr int kSparse = 3;
@@ -72,11 +71,7 @@ class Builder {
     Block block;
     for (int64_t first = range.begin; first < range.end; first += kLanes) {
       int count = int(smaller<int64_t>(kLanes, range.end - first));
-      const T* features = request_.features + first * dims();
-      if (count < kLanes) {
-        for (int i = 0; i < kLanes * dims(); ++i) padded[i] = features[i < count * dims() ? i : i % dims()];
-        features = padded;
-      }
+      const T* features = block_of(request_.features + first * dims(), dims(), count, padded);
       Status status = insert(features, count, &block, out, request_.simplex + first,
                              request_.weights + first * (dims() + 1));
       if (status != Status::kOk) return status;
