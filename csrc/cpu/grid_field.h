@@ -177,16 +177,16 @@ class GridField {
     filter_z(band(rows_, team.size(), thread), nodes);
   }
 
-  // out = in + gain * out_scale * (values interpolated), for pixels x ... x + count - 1 of a row whose first
-  // point is `row_first`.
-  void slice(int64_t row, int64_t row_first, int64_t x, int count, int round, T gain, const T* in,
-             const T* out_scale, T* out) const {
+  // out = in + gain * out_scale * (values interpolated), for pixels x ... x + count - 1 of a row.
+  void slice(int64_t row, int64_t x, int count, int round, T gain, const T* in, const T* out_scale,
+             T* out) const {
     const NodeRows nodes = node_rows(row, round);
+    const T* scales = scales_of(out_scale, row, x);
     const auto slice_rows = [&](auto r) {
       for (int s = 0; s < plan_.slabs(); ++s) {
         for_width(plan_.width(s), [&](auto w) {
-          slice_pixels<decltype(w)::value, decltype(r)::value>(plan_.column(s), nodes, row_first, x, count,
-                                                               gain, in, out_scale, out);
+          slice_pixels<decltype(w)::value, decltype(r)::value>(plan_.column(s), nodes, x, count, gain, in,
+                                                               scales, out);
         });
       }
     };
@@ -195,25 +195,30 @@ class GridField {
     slice_rows(Int<4>());
   }
   // Chunks of a row come in order, and rows do.
-  void splat(int thread, int64_t row, int64_t row_first, int64_t x, int count, const T* in,
-             const T* in_scale) {
+  void splat(int thread, int64_t row, int64_t x, int count, const T* in, const T* in_scale) {
     if (x == 0 && !direct()) clear_ahead(thread, row);
     const Part& part = parts_[thread];
     T* nodes = part.values + (node_row(row) - part.begin) * row_values_;
+    const T* scales = scales_of(in_scale, row, x);
     for (int s = 0; s < plan_.slabs(); ++s) {
       for_width(plan_.width(s), [&](auto w) {
         constexpr int W = decltype(w)::value;
         if (direct())
-          copy_pixels<W>(plan_.column(s), nodes, row_first, x, count, in, in_scale);
+          copy_pixels<W>(plan_.column(s), nodes, x, count, in, scales);
         else
           splat_pixels<W>(plan_.column(s), nodes, NodeAt<T>(row % grid_.size[1], grid_.spacing[1]).fraction,
-                          row_first, x, count, in, in_scale);
+                          x, count, in, scales);
       });
     }
   }
 
  private:
   static constexpr int kTogether = 2;  // rows filtered along y at a time: each is read half as often
+
+  // Those of the pixels from x on in a row; null for ones.
+  const T* scales_of(const T* all, int64_t row, int64_t x) const {
+    return all ? all + row * grid_.size[2] + x : nullptr;
+  }
 
   // The node rows that a pixel row lies between, along y and z, with their shares of it.
   struct NodeRows {
@@ -243,11 +248,10 @@ class GridField {
   }
 
   template <int W, int R>
-  void slice_pixels(int column, const NodeRows& nodes, int64_t row_first, int64_t x, int count, T gain,
-                    const T* in, const T* out_scale, T* out) const {
+  void slice_pixels(int column, const NodeRows& nodes, int64_t x, int count, T gain, const T* in,
+                    const T* scales, T* out) const {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
     const T unit = T(1) / T(spacing);
-    const T* scales = out_scale ? out_scale + row_first + x : nullptr;
     int64_t node = x / spacing * stride + column;
     in += column;
     out += column;
@@ -278,10 +282,8 @@ class GridField {
 
   // Where pixels are the nodes.
   template <int W>
-  void copy_pixels(int column, T* nodes, int64_t row_first, int64_t x, int count, const T* in,
-                   const T* in_scale) const {
+  void copy_pixels(int column, T* nodes, int64_t x, int count, const T* in, const T* scales) const {
     const int stride = plan_.stride();
-    const T* scales = in_scale ? in_scale + row_first + x : nullptr;
     T* node = nodes + x * stride + column;
     in += column;
     for (int p = 0; p < count; ++p, node += stride, in += stride) {
@@ -294,11 +296,9 @@ class GridField {
   // The two nodes around a pixel along x are summed in registers until the last pixel that reaches them.
   // `up`: share of the node row above.
   template <int W>
-  void splat_pixels(int column, T* nodes, T up, int64_t row_first, int64_t x, int count, const T* in,
-                    const T* in_scale) const {
+  void splat_pixels(int column, T* nodes, T up, int64_t x, int count, const T* in, const T* scales) const {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
     const T unit = T(1) / T(spacing);
-    const T* scales = in_scale ? in_scale + row_first + x : nullptr;
     T* node = nodes + x / spacing * stride + column;
     in += column;
     auto below = Row<T, W>::zero(), above = Row<T, W>::zero();

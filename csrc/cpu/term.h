@@ -52,7 +52,7 @@ class Term {
     if (view.lattice)
       return lattice_.splat(lattice_.accumulator(thread, round), first, count, rows, view.norm_in);
     const int64_t width = view.grid->size[2], x = first % width;
-    grid_.splat(thread, first / width, first - x, x, count, rows, view.norm_in);
+    grid_.splat(thread, first / width, x, count, rows, view.norm_in);
   }
   // Between barriers on either side.
   void filter(Team& team, int thread, int round, bool transpose) {
@@ -81,7 +81,7 @@ class Term {
  private:
   void slice_grid(int64_t first, int count, int round, T gain, const T* in, const T* norm, T* out) const {
     const int64_t width = view.grid->size[2], x = first % width;
-    grid_.slice(first / width, first - x, x, count, round, gain, in, norm, out);
+    grid_.slice(first / width, x, count, round, gain, in, norm, out);
   }
 
   LatticeField<T> lattice_;
