@@ -161,9 +161,12 @@ struct MeanFieldGradRequest {
   const T* grad;    // [L, N] of the loss with respect to z of the last update
   T* grad_unary;    // output [L, N]
   T* grad_initial;  // output [L, N], with `initial`: with respect to the scores whose softmax that is
-  const KernelView<T>* probes;  // more kernels, that take no part, whose coupling's gradient (at 0) is wanted
+  const KernelView<T>*
+      probes;           // grid kernels with the derivative of another's taps, whose normalisation is theirs
+  const int* probe_of;  // [num_probes] that kernel
   int num_probes;
-  const TermGradient<T>* gradients;  // [num_kernels + num_probes]
+  T* slopes;  // output [num_probes]: what the loss gains by a unit of the probe, added to its kernel
+  const TermGradient<T>* gradients;  // [num_kernels]
 };
 
 template <class T>

@@ -90,12 +90,13 @@ class _Ops(Protocol):
         initial: _Array | None,
         kernels: list[Any],
         probes: list[Any],
-        wanted: list[tuple[int, bool, bool, bool]],  # per kernel and probe: coupling, weights, norm_in, norm_out
+        probe_of: list[int],
+        wanted: list[tuple[int, bool, bool, bool]],  # per kernel: coupling, weights, norm_in, norm_out
         iterations: int,
         states: _Array,
         threads: int,
         /,
-    ) -> tuple[_Array, _Array | None, list[tuple[_Array | None, ...]]]: ...
+    ) -> tuple[_Array, _Array | None, list[tuple[_Array | None, ...]], _Array]: ...
 
 f32: _Ops
 f64: _Ops

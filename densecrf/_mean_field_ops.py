@@ -60,14 +60,16 @@ class _Kernels:
                 self.grids.append(grid)
                 self.native.append((None, grid.native(dtype_of(weights[k])), *ends))
 
-    def probes(self, wanted: Sequence[bool]) -> list[tuple[Any, ...]]:
-        """For each wanted bandwidth the kernel's derivative, as a kernel: its coupling's gradient is what it adds."""
-        out = []
-        for native, grid, wants in zip(self.native, self.grids, wanted, strict=True):
+    def probes(self, wanted: Sequence[bool]) -> tuple[list[tuple[Any, ...]], list[int]]:
+        """For each wanted bandwidth the kernel's derivative, as a kernel, and the number of the kernel."""
+        out, of = [], []
+        for k, (native, grid, wants) in enumerate(zip(self.native, self.grids, wanted, strict=True)):
             if grid is not None and wants:
                 dtype = native[1][2][0].dtype
-                out += [(None, slope.native(dtype), *native[2:]) for slope in grid.slopes()]
-        return out
+                slopes = grid.slopes()
+                out += [(None, slope.native(dtype), *native[2:]) for slope in slopes]
+                of += [k] * len(slopes)
+        return out, of
 
 
 @operator("mean_field")
@@ -174,17 +176,15 @@ class _BackwardRun:
     ) -> None:
         self.native, self.logits, self.kernels, self.flags = native_ops(logits), array_of(logits), kernels, flags
         self.grad = array_of(grad)
-        self.inner = any(f[1] or f[3] or f[4] for f in flags)  # gradients that want the values of Q_t itself
-        self.probes = kernels.probes([f[2] for f in flags])
+        self.inner = any(any(f[1:]) for f in flags)  # gradients that want the last iteration's values, too
+        self.probes, self.probe_of = kernels.probes([f[2] for f in flags])
         self.wanted = [
             ((2 if c.ndim == 2 else 1) if f[0] else 0, f[1], f[3], f[4]) for c, f in zip(couplings, flags, strict=True)
         ]
-        for coupling, grid, f in zip(couplings, kernels.grids, flags, strict=True):
-            axes = len(grid.axes) if grid is not None and f[2] else 0
-            self.wanted += [(2 if coupling.ndim == 2 else 1, False, False, False)] * axes
         self.spoiled = False
         self.grad_logits: Any = None
         self.parts: list[list[Any]] = [[None] * 4 for _ in self.wanted]
+        self.slopes = np.zeros(len(self.probes))
 
     def go_back(self, iterations: int, states: Tensor, kept: Tensor) -> None:
         """Go back through a run, in one piece where its states were kept, else from one kept Q to the one before."""
@@ -207,12 +207,13 @@ class _BackwardRun:
                 )[1]
         else:
             values = array_of(states)
-        grad_logits, grad_start, parts = self.native.mean_field_backward(
+        grad_logits, grad_start, parts, slopes = self.native.mean_field_backward(
             self.grad,
             self.logits,
             start,
             self.kernels.native,
             self.probes,
+            self.probe_of,
             self.wanted,
             iterations,
             values,
@@ -223,6 +224,7 @@ class _BackwardRun:
         else:
             self.grad_logits += grad_logits
         self.grad = grad_start
+        self.slopes += slopes.sum(axis=0)
         for total, (coupling, *others) in zip(self.parts, parts, strict=True):
             for i, array in enumerate([None if coupling is None else coupling.sum(axis=0), *others]):
                 if array is not None:
@@ -243,14 +245,12 @@ class _BackwardRun:
         norm_out: Sequence[Tensor],
     ) -> list[Tensor]:
         out = [torch.from_numpy(self.grad_logits)]
-        probes = iter(self.parts[len(couplings) :])
+        probe_of = np.array(self.probe_of)
         for k, coupling in enumerate(couplings):
             grad_coupling, *others = self.parts[k]
             if grad_coupling is not None and coupling.ndim == 0:
                 grad_coupling = grad_coupling.sum(keepdims=True)
-            sigma = None
-            if self.flags[k][2]:
-                sigma = np.array([_contracted(next(probes)[0], coupling) for _ in range(sigmas[k].numel())])
+            sigma = self.slopes[probe_of == k]
             likes = couplings[k], weights[k], sigmas[k], norm_in[k], norm_out[k]
             arrays = grad_coupling, others[0], sigma, *others[1:]
             for array, like, wants in zip(arrays, likes, self.flags[k], strict=True):
@@ -260,11 +260,6 @@ class _BackwardRun:
                     found = torch.as_tensor(array, dtype=like.dtype)
                     out.append(torch.full_like(like, torch.nan) if self.spoiled else found.reshape(like.shape))
         return out
-
-
-def _contracted(grad: Any, coupling: Tensor) -> float:
-    """Derivative with respect to a factor of a kernel, from the gradient of that kernel's coupling."""
-    return float((grad * array_of(coupling)).sum())
 
 
 @mean_field_backward.register_fake

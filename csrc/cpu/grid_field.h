@@ -113,13 +113,16 @@ class GridField {
  public:
   GridField() : plan_(0) {}
 
-  // Each round's values take the place of the last one's, or are kept where the caller says.
-  void layout(const GridView<T>& grid, const SlabPlan& plan, int threads, Arena* arena, Rounds<T> kept = {}) {
+  // Each round's values take the place of the last one's, or are kept where the caller says.  `of`: a field
+  // of the same grid, whose splats this one filters, too.
+  void layout(const GridView<T>& grid, const SlabPlan& plan, int threads, Arena* arena, Rounds<T> kept = {},
+              const GridField* of = nullptr) {
     layout_to_read(grid, plan, kept);
+    parts_ = of ? of->parts_ : own_parts_;
     if (kept.rounds == 0) rounds_ = {arena->template take<T>(values(grid, plan)), 0, 1};
     z_.layout(arena, grid_.size[0], grid_.spacing[0], grid_.radius[0]);
     y_taps_ = arena->template take<T>(2 * grid_.radius[1] + 3);
-    splatted_ = arena->template take<T>((planes() * rows_ + 2 * threads) * row_values_);
+    splatted_ = of ? nullptr : arena->template take<T>((planes() * rows_ + 2 * threads) * row_values_);
     filtered_ = volume() ? arena->template take<T>(planes() * rows_ * row_values_) : nullptr;
     for (int t = 0; t < threads; ++t) padded_[t] = arena->template take<T>(kTogether * padded_row());
   }
@@ -141,9 +144,9 @@ class GridField {
   // Called once by every thread before the first splat, with the pixel rows (z * H + y) that it will splat.
   void start(int thread, Range rows) {
     std::memset(static_cast<void*>(padded_[thread]), 0, size_t(kTogether * padded_row()) * sizeof(T));
-    Part& part = parts_[thread];
+    Part& part = own_parts_[thread];
     part = {rows.begin, 0, 0, 0, nullptr};
-    if (rows.begin < rows.end) {
+    if (splatted_ && rows.begin < rows.end) {
       part.begin = node_row(rows.begin);
       part.end = node_row(rows.end - 1) + (grid_.spacing[1] == 1 ? 1 : 2);
       part.values = splatted_ + (part.begin + 2 * thread) * row_values_;
@@ -197,7 +200,7 @@ class GridField {
   // Chunks of a row come in order, and rows do.
   void splat(int thread, int64_t row, int64_t x, int count, const T* in, const T* in_scale) {
     if (x == 0 && !direct()) clear_ahead(thread, row);
-    const Part& part = parts_[thread];
+    const Part& part = own_parts_[thread];
     T* nodes = part.values + (node_row(row) - part.begin) * row_values_;
     const T* scales = scales_of(in_scale, row, x);
     for (int s = 0; s < plan_.slabs(); ++s) {
@@ -333,7 +336,7 @@ class GridField {
 
   // Zeroes the node rows that this pixel row is the first of the thread's to reach.
   void clear_ahead(int thread, int64_t row) {
-    Part& part = parts_[thread];
+    Part& part = own_parts_[thread];
     if (row == part.first) part.cleared = part.begin;
     const int64_t end = smaller(node_row(row) + 2, part.end);
     if (end <= part.cleared) return;
@@ -395,7 +398,8 @@ class GridField {
   T* splatted_ = nullptr;  // the parts, [D * node rows + 2 threads, nodes x]
   T* filtered_ = nullptr;  // [D, node rows, nodes x] filtered along y and x (volumes)
   Rounds<T> rounds_;       // [nodes z, node rows, nodes x] filtered
-  Part parts_[kMaxThreads] = {};
+  Part own_parts_[kMaxThreads] = {};
+  const Part* parts_ = nullptr;  // of the field whose splats are filtered
   T* padded_[kMaxThreads] = {};  // [kTogether] rows with zeros around them
 };
 

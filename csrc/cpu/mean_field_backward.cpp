@@ -8,10 +8,13 @@
 // and ds is the sum of all g.  Like the forward pass it is fused: one pass over the points slices v_k,
 // recomputes Q_t from the filtered values that the forward pass left, and splats g_t.
 //
-// K = diag(out) S B S^T diag(in), S holding the barycentric weights.  With V the filtered values of Q_t and U
-// those of g, point p and its corner c:
-//   dS[p, c] = out_p (E^T g_p) . V_c + in_p (E Q_p) . U_c
-//   d out_p = sum_c S[p, c] (E^T g_p) . V_c        d in_p = sum_c S[p, c] (E Q_p) . U_c
+// K = diag(out) S B S^T diag(in), S holding the barycentric weights.  Gradients inside the filter want E^T g
+// rather than g: then it is G_k = E_k^T g_{t+1} that is splatted (both commute: E works on labels, K on
+// points), and with V the filtered values of Q_t and U those of G, point p and its corner c,
+//   dQ = sum_k in U-sliced          dE = g (K Q)^T
+//   dS[p, c] = out_p G_p . V_c + in_p Q_p . U_c
+//   d out_p = sum_c S[p, c] G_p . V_c        d in_p = sum_c S[p, c] Q_p . U_c
+// A bandwidth of a grid is one more filter of what was splatted, with the taps' derivative (a probe).
 #include "cpu/ops.h"
 #include "cpu/points.h"
 #include "cpu/shares.h"
@@ -25,17 +28,15 @@ namespace {
 template <class T>
 class Backward {
  public:
-  // [kernels] to read the filtered values of Q_{t-1}; as many to read those of Q_t; [kernels + probes] to
-  // filter g.
-  Backward(const MeanFieldGradRequest<T>& request, Term<T>* forward, Term<T>* present, Term<T>* backward,
-           Arena* arena)
+  // [kernels] to read the filtered values of Q_{t-1}; [kernels + probes] to filter g.
+  Backward(const MeanFieldGradRequest<T>& request, Term<T>* forward, Term<T>* backward, Arena* arena)
       : request_(request),
         r_(*request.forward),
         forward_(forward),
-        present_(present),
         backward_(backward),
         kernels_(r_.num_kernels),
         all_(r_.num_kernels + request.num_probes),
+        inner_(request.num_probes > 0),
         plan_(r_.labels),
         stride_(plan_.stride()),
         row_points_(r_.points) {
@@ -46,10 +47,10 @@ class Backward {
     for (int k = 0; k < all_; ++k) layout_term(k, step, &states, arena);
     const int64_t unit = grid_ ? row_points_ : int64_t(kChunk);
     shares_.layout(r_.kernels, kernels_, r_.points, unit, r_.threads, arena);
-    grad_ = keeps_grad_ ? arena->template take<T>(r_.points * stride_) : nullptr;
     for (int t = 0; t < r_.threads; ++t) {
       scratch_[t] = arena->template take<T>(kScratch * kChunk * stride_);
-      outer_[t] = arena->template take<double>(outer_at(all_));
+      outer_[t] = arena->template take<double>(outer_at(kernels_));
+      slopes_[t] = arena->template take<double>(request.num_probes);
       partial_[t] = arena->template take<T>(int64_t(stride_) * (any_matrix() ? r_.labels : 1));
       dots_[t] = arena->template take<T>(int64_t(kChunk) * (most_dims_ + 1));
     }
@@ -68,20 +69,20 @@ class Backward {
   void layout_term(int k, int64_t step, T** states, Arena* arena) {
     const bool probe = k >= kernels_;
     KernelView<T> view = probe ? request_.probes[k - kernels_] : r_.kernels[k];
-    const TermGradient<T>& wanted = request_.gradients[k];
     if (!probe) {
+      const TermGradient<T>& wanted = request_.gradients[k];
       forward_[k].coupling.layout(view, r_.labels, plan_, arena, true);
-      const Rounds<T> kept{*states, step, r_.iterations};
-      forward_[k].layout_to_read(view, plan_, kept);
-      present_[k].layout_to_read(view, plan_, kept);
+      forward_[k].layout_to_read(view, plan_, {*states, step, r_.iterations});
       if (*states) *states += Term<T>::values(view, plan_);
-      keeps_grad_ = keeps_grad_ || wanted.weights || wanted.norm_out;
       inner_ = inner_ || wanted.weights || wanted.norm_out || wanted.norm_in;
     }
     const T* in = view.norm_in;
     view.norm_in = view.norm_out;
     view.norm_out = in;
-    backward_[k].layout(view, plan_, r_.threads, arena);
+    if (probe)
+      backward_[k].layout_probe(view, plan_, r_.threads, arena, backward_[request_.probe_of[k - kernels_]]);
+    else
+      backward_[k].layout(view, plan_, r_.threads, arena);
     if (view.lattice) most_dims_ = larger(most_dims_, view.lattice->dims);
     if (!view.lattice) row_points_ = view.grid->size[2];
     grid_ = grid_ || !view.lattice;
@@ -90,13 +91,14 @@ class Backward {
   void work(Team& team, int thread) {
     const Range mine = shares_.of(team.size(), thread);
     std::memset(static_cast<void*>(scratch(thread, kZeros)), 0, size_t(kChunk) * stride_ * sizeof(T));
-    std::memset(static_cast<void*>(outer_[thread]), 0, size_t(outer_at(all_)) * sizeof(double));
-    for (int k = 0; k < all_; ++k) {
-      backward_[k].start(thread, mine);
-      clear_gradients(request_.gradients[k], k < kernels_ ? r_.kernels[k].lattice : nullptr, mine);
+    std::memset(static_cast<void*>(outer_[thread]), 0, size_t(outer_at(kernels_)) * sizeof(double));
+    for (int i = 0; i < request_.num_probes; ++i) slopes_[thread][i] = 0;
+    for (int k = 0; k < all_; ++k) backward_[k].start(thread, mine);
+    for (int k = 0; k < kernels_; ++k) {
+      clear_gradients(request_.gradients[k], r_.kernels[k].lattice, mine);
+      backward_[k].clear(thread, 0);
     }
     finite_[thread] = true;
-    for (int k = 0; k < all_; ++k) backward_[k].clear(thread, 0);
     for_chunks(mine.begin, mine.end, row_points_,
                [&](int64_t first, int count) { load(thread, first, count); });
     team.barrier();
@@ -105,13 +107,13 @@ class Backward {
       for (int k = 0; k < all_; ++k) backward_[k].filter(team, thread, round(t), true);
       team.barrier();
       if (status_ != Status::kOk) return;
-      for (int k = 0; k < all_ && t > 0; ++k) backward_[k].clear(thread, round(t) + 1);
+      for (int k = 0; k < kernels_ && t > 0; ++k) backward_[k].clear(thread, round(t) + 1);
       step_back(thread, mine, t);
       team.barrier();
       if (thread == 0) checkpoint();
     }
     team.barrier();
-    if (thread == 0) add_outer(team.size());
+    if (thread == 0) add_threads(team.size());
     for_chunks(mine.begin, mine.end, r_.points, [&](int64_t first, int count) {
       T* rows = sum_ + first * stride_;
       for (int64_t i = 0; i < int64_t(count) * stride_ && r_.unary_sign != 1; ++i) rows[i] *= r_.unary_sign;
@@ -149,8 +151,7 @@ class Backward {
     T* rows = sum_ + first * stride_;
     if (!load_points(request_.grad, r_.points, r_.labels, first, count, stride_, rows))
       finite_[thread] = false;
-    if (grad_) copy(count, rows, grad_ + first * stride_);
-    for (int k = 0; k < all_ && r_.iterations > 0; ++k) backward_[k].splat(thread, first, count, 0, rows);
+    if (r_.iterations > 0) send(thread, first, count, r_.iterations, rows);
   }
 
   void step_back(int thread, Range mine, int t) {
@@ -160,8 +161,7 @@ class Backward {
         const int count = int(smaller<int64_t>(kChunk, end - i));
         T *q = scratch(thread, kQ), *g = scratch(thread, kG);
         current_q(thread, i, count, t, q);
-        add_terms(thread, i, count, t, q, g);
-        for (int k = 0; k < kernels_ && inner_; ++k) filter_gradients(thread, k, i, count, t, q);
+        receive(thread, i, count, t, q, g);
         softmax_backward(count, q, g);
         finish(thread, i, count, t, g);
       }
@@ -191,20 +191,59 @@ class Backward {
     softmax(count, stride_, false, q);
   }
 
-  // g = dQ = sum_k E_k^T v_k, and the couplings' gradients.
-  void add_terms(int thread, int64_t first, int count, int t, const T* q, T* g) {
-    std::memset(static_cast<void*>(g), 0, size_t(count) * stride_ * sizeof(T));
-    for (int k = 0; k < all_; ++k) {
-      const bool outer = request_.gradients[k].couplings;
-      if (k < kernels_ && forward_[k].coupling.is_scalar() && !outer) {
-        backward_[k].slice(first, count, round(t), forward_[k].coupling.scalar(), g, g);
-        continue;
+  // g_t, through update t: splatted for the next step back, and against what the update filtered.
+  void send(int thread, int64_t first, int count, int t, const T* g) {
+    for (int k = 0; k < kernels_; ++k) {
+      const T* rows = inner_ ? mixed(thread, k, count, g) : g;
+      backward_[k].splat(thread, first, count, round(t) + 1, rows);
+      if (!inner_) continue;
+      const TermGradient<T>& wanted = request_.gradients[k];
+      if (wanted.couplings) {
+        T* message = scratch(thread, kMessage);
+        forward_[k].slice(first, count, t - 1, T(1), scratch(thread, kZeros), message);
+        add_couplings(thread, k, count, g, message);
       }
-      T* v = scratch(thread, kMessage);
-      backward_[k].slice(first, count, round(t), T(1), scratch(thread, kZeros), v);
-      if (outer) add_couplings(thread, k, count, v, q);
-      if (k < kernels_) forward_[k].coupling.apply_transposed(count, v, g);
+      side_gradients(thread, forward_[k], gain(k), first, count, t - 1, rows, r_.kernels[k].norm_out,
+                     wanted.weights, wanted.norm_out);
     }
+  }
+  // E^T g, or g itself where E is a number, which is then the gain of what comes of it.
+  const T* mixed(int thread, int k, int count, const T* g) const {
+    if (forward_[k].coupling.is_scalar()) return g;
+    T* rows = scratch(thread, kMixed);
+    std::memset(static_cast<void*>(rows), 0, size_t(count) * stride_ * sizeof(T));
+    forward_[k].coupling.apply_transposed(count, g, rows);
+    return rows;
+  }
+  T gain(int k) const { return forward_[k].coupling.is_scalar() ? forward_[k].coupling.scalar() : T(1); }
+
+  // g = dQ, from what the filters of g_{t+1} left, and gradients that Q_t has a part in.
+  void receive(int thread, int64_t first, int count, int t, const T* q, T* g) {
+    std::memset(static_cast<void*>(g), 0, size_t(count) * stride_ * sizeof(T));
+    for (int k = 0; k < kernels_; ++k) {
+      const TermGradient<T>& wanted = request_.gradients[k];
+      if (inner_) {
+        backward_[k].slice(first, count, round(t), gain(k), g, g);
+        side_gradients(thread, backward_[k], gain(k), first, count, round(t), q, r_.kernels[k].norm_in,
+                       wanted.weights, wanted.norm_in);
+      } else if (forward_[k].coupling.is_scalar() && !wanted.couplings) {
+        backward_[k].slice(first, count, round(t), gain(k), g, g);
+      } else {
+        T* v = scratch(thread, kMessage);
+        backward_[k].slice(first, count, round(t), T(1), scratch(thread, kZeros), v);
+        if (wanted.couplings) add_couplings(thread, k, count, v, q);
+        forward_[k].coupling.apply_transposed(count, v, g);
+      }
+    }
+    for (int i = 0; i < request_.num_probes; ++i) add_slope(thread, i, first, count, t, q);
+  }
+  void add_slope(int thread, int probe, int64_t first, int count, int t, const T* q) const {
+    T* v = scratch(thread, kMessage);
+    backward_[kernels_ + probe].slice(first, count, round(t), gain(request_.probe_of[probe]),
+                                      scratch(thread, kZeros), v);
+    T sum = 0;
+    for (int p = 0; p < count; ++p) sum += dot(q + p * stride_, v + p * stride_);
+    slopes_[thread][probe] += sum;
   }
 
   // Sum over the chunk's points of v q^T, or of its diagonal.
@@ -225,10 +264,10 @@ class Backward {
   }
   bool any_matrix() const {
     bool any = false;
-    for (int k = 0; k < all_; ++k) any = any || request_.gradients[k].coupling_kind == Weight::kMatrix;
+    for (int k = 0; k < kernels_; ++k) any = any || request_.gradients[k].coupling_kind == Weight::kMatrix;
     return any;
   }
-  // Where term k's sums begin, and the length of all of them for k = all_.
+  // Where term k's sums begin, and the length of all of them for k = kernels_.
   int64_t outer_at(int k) const {
     int64_t size = 0;
     for (int i = 0; i < k; ++i) {
@@ -238,8 +277,14 @@ class Backward {
     }
     return size;
   }
-  void add_outer(int team_size) const {
-    for (int k = 0; k < all_; ++k) {
+  // What the threads have summed up.
+  void add_threads(int team_size) const {
+    for (int i = 0; i < request_.num_probes; ++i) {
+      double sum = 0;
+      for (int t = 0; t < team_size; ++t) sum += slopes_[t][i];
+      request_.slopes[i] = T(sum);
+    }
+    for (int k = 0; k < kernels_; ++k) {
       const TermGradient<T>& wanted = request_.gradients[k];
       const int rows = !wanted.couplings ? 0 : wanted.coupling_kind == Weight::kMatrix ? r_.labels : 1;
       for (int l = 0; l < rows; ++l) {
@@ -252,32 +297,16 @@ class Backward {
     }
   }
 
-  // Gradients of the barycentric weights and of the normalisation.
-  void filter_gradients(int thread, int k, int64_t first, int count, int t, const T* q) {
-    const TermGradient<T>& wanted = request_.gradients[k];
-    const KernelView<T>& view = forward_[k].view;
-    T* mixed = scratch(thread, kMixed);
-    if (wanted.weights || wanted.norm_out) {  // E^T g . V
-      std::memset(static_cast<void*>(mixed), 0, size_t(count) * stride_ * sizeof(T));
-      forward_[k].coupling.apply_transposed(count, grad_ + first * stride_, mixed);
-      side_gradients(thread, present_[k], first, count, t, mixed, view.norm_out, wanted.weights,
-                     wanted.norm_out);
-    }
-    if (wanted.weights || wanted.norm_in) {  // E Q . U
-      std::memset(static_cast<void*>(mixed), 0, size_t(count) * stride_ * sizeof(T));
-      forward_[k].coupling.apply(count, q, mixed);
-      side_gradients(thread, backward_[k], first, count, round(t), mixed, view.norm_in, wanted.weights,
-                     wanted.norm_in);
-    }
-  }
-  // rows against the filtered values of one side, whose normalisation is `norm`.
-  void side_gradients(int thread, const Term<T>& term, int64_t first, int count, int round, const T* rows,
-                      const T* norm, T* grad_weights, T* grad_norm) const {
+  // Adds gain times rows against the filtered values of one side, whose normalisation is `norm`: gradients of
+  // the barycentric weights and of the normalisation, where wanted.
+  void side_gradients(int thread, const Term<T>& term, T gain, int64_t first, int count, int round,
+                      const T* rows, const T* norm, T* grad_weights, T* grad_norm) const {
+    if (!grad_weights && !grad_norm) return;
     if (!term.view.lattice) {
       T* sliced = scratch(thread, kMessage);
       term.slice_without_norm(first, count, round, scratch(thread, kZeros), sliced);
       for (int p = 0; p < count && grad_norm; ++p)
-        grad_norm[first + p] += dot(rows + p * stride_, sliced + p * stride_);
+        grad_norm[first + p] += gain * dot(rows + p * stride_, sliced + p * stride_);
       return;
     }
     const LatticeView<T>& lattice = *term.view.lattice;
@@ -285,15 +314,16 @@ class Backward {
     T* dots = dots_[thread];
     std::memset(static_cast<void*>(dots), 0, size_t(count) * corners * sizeof(T));
     term.corner_dots(first, count, round, rows, dots);
+    gain *= lattice.alpha;
     for (int p = 0; p < count; ++p, dots += corners) {
       const int64_t at = (first + p) * corners;
-      const T scale = lattice.alpha * (norm ? norm[first + p] : T(1));
+      const T scale = gain * (norm ? norm[first + p] : T(1));
       T sum = 0;
       for (int c = 0; c < corners; ++c) {
         sum += lattice.weights[at + c] * dots[c];
         if (grad_weights) grad_weights[at + c] += scale * dots[c];
       }
-      if (grad_norm) grad_norm[first + p] += lattice.alpha * sum;
+      if (grad_norm) grad_norm[first + p] += gain * sum;
     }
   }
 
@@ -323,9 +353,7 @@ class Backward {
     if (t == 0 && r_.initial) return store(g, first, count, request_.grad_initial);
     T* sum = sum_ + first * stride_;
     for (int64_t i = 0; i < int64_t(count) * stride_; ++i) sum[i] += g[i];
-    if (t == 0) return;
-    if (grad_) copy(count, g, grad_ + first * stride_);
-    for (int k = 0; k < all_; ++k) backward_[k].splat(thread, first, count, round(t) + 1, g);
+    if (t > 0) send(thread, first, count, t, g);
   }
 
   void store(const T* rows, int64_t first, int count, T* out) const {
@@ -339,22 +367,20 @@ class Backward {
   const MeanFieldGradRequest<T>& request_;
   const MeanFieldRequest<T>& r_;
   Term<T>* forward_;
-  Term<T>* present_;
   Term<T>* backward_;
   int kernels_, all_;
+  bool inner_;  // a gradient of barycentric weights, normalisation or bandwidths is wanted
   SlabPlan plan_;
   int stride_;
   int64_t row_points_;
   Shares<T> shares_;
   bool grid_ = false;
-  bool inner_ = false;       // a gradient of barycentric weights or normalisation is wanted
-  bool keeps_grad_ = false;  // and it takes the filtered values of Q_t and g_{t+1}
   int most_dims_ = 0;
-  T* scores_ = nullptr;         // [N, stride]
-  T* sum_ = nullptr;            // [N, stride] of all g
-  T* grad_ = nullptr;           // [N, stride] the last g, where keeps_grad_
-  double* outer_[kMaxThreads];  // the couplings' gradients, thread by thread
-  T* partial_[kMaxThreads];     // a chunk's part of them
+  T* scores_ = nullptr;          // [N, stride]
+  T* sum_ = nullptr;             // [N, stride] of all g
+  double* outer_[kMaxThreads];   // the couplings' gradients, thread by thread
+  double* slopes_[kMaxThreads];  // and those of the probes' bandwidths
+  T* partial_[kMaxThreads];      // a chunk's part of them
   T* scratch_[kMaxThreads];
   T* dots_[kMaxThreads];
   bool finite_[kMaxThreads];
@@ -366,20 +392,20 @@ class Backward {
 template <class T>
 size_t mean_field_backward_workspace(const MeanFieldGradRequest<T>& request) {
   const int kernels = request.forward->num_kernels;
-  Terms<T> forward(kernels), present(kernels), backward(kernels + request.num_probes);
-  if (!forward.get() || !present.get() || !backward.get()) return 0;
+  Terms<T> forward(kernels), backward(kernels + request.num_probes);
+  if (!forward.get() || !backward.get()) return 0;
   Arena arena(nullptr);
-  Backward<T> layout(request, forward.get(), present.get(), backward.get(), &arena);
+  Backward<T> layout(request, forward.get(), backward.get(), &arena);
   return arena.bytes();
 }
 
 template <class T>
 Status mean_field_backward(const MeanFieldGradRequest<T>& request, void* workspace) {
   const int kernels = request.forward->num_kernels;
-  Terms<T> forward(kernels), present(kernels), backward(kernels + request.num_probes);
-  if (!forward.get() || !present.get() || !backward.get()) return Status::kOutOfMemory;
+  Terms<T> forward(kernels), backward(kernels + request.num_probes);
+  if (!forward.get() || !backward.get()) return Status::kOutOfMemory;
   Arena arena(workspace);
-  Backward<T> engine(request, forward.get(), present.get(), backward.get(), &arena);
+  Backward<T> engine(request, forward.get(), backward.get(), &arena);
   return engine.run();
 }
 

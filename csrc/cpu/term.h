@@ -24,6 +24,12 @@ class Term {
     else
       grid_.layout(*view.grid, plan, threads, arena, kept);
   }
+  // A grid's filter, of what is splatted into another term's grid.
+  void layout_probe(const KernelView<T>& kernel, const SlabPlan& plan, int threads, Arena* arena,
+                    const Term& of) {
+    view = kernel;
+    grid_.layout(*view.grid, plan, threads, arena, {}, &of.grid_);
+  }
   // For a term whose values are all there to be sliced.
   void layout_to_read(const KernelView<T>& kernel, const SlabPlan& plan, Rounds<T> kept) {
     view = kernel;

@@ -145,23 +145,25 @@ struct HeldGradient {
   TermGradient<T> first_{};  // on the first image
 };
 
-// (gradient of the logits, gradient of the scores behind `initial` or None, [gradients of each kernel and
-// probe])
+// (gradient of the logits, gradient of the scores behind `initial` or None, [gradients of each kernel],
+// slopes of the probes [B, P])
 template <class T>
 py::tuple mean_field_backward(const Array<T>& grad, const Array<T>& logits, const py::object& initial,
-                              const py::list& kernels, const py::list& probes, const py::list& wanted,
-                              int iterations, const Array<T>& states, int threads) {
+                              const py::list& kernels, const py::list& probes,
+                              const std::vector<int>& probe_of, const py::list& wanted, int iterations,
+                              const Array<T>& states, int threads) {
   const Runs<T> runs(logits, initial, kernels, iterations, threads);
   expect(grad.size() == logits.size(), "grad has the wrong size");
   expect(initial.is_none() || iterations > 0, "without iterations there is no way back to the initial Q");
   const HeldKernels<T> held_probes(probes, runs.images, runs.points, runs.labels);
-  std::vector<KernelView<T>> all = runs.kernels.of(0);
+  const std::vector<KernelView<T>> all = runs.kernels.of(0);
   for (const KernelView<T>& kernel : all) expect(!kernel.self, "gradients keep the self-message");
-  for (const KernelView<T>& probe : held_probes.of(0)) all.push_back(probe);
   expect(wanted.size() == all.size(), "wanted must name each kernel");
+  expect(probe_of.size() == probes.size(), "probe_of must name each probe's kernel");
+  for (int k : probe_of) expect(k >= 0 && k < int(all.size()) && all[size_t(k)].grid, "probes are of grids");
   std::vector<HeldGradient<T>> gradients;
   for (size_t k = 0; k < all.size(); ++k) gradients.emplace_back(wanted[k].cast<py::tuple>(), all[k], runs);
-  bool inner = false;  // gradients inside the filter: they alone want the last iteration's states
+  bool inner = !probe_of.empty();  // gradients inside the filter: they alone want the last iteration's states
   for (const HeldGradient<T>& gradient : gradients) inner = inner || gradient.inner();
   const int64_t kept = runs.states() > 0 ? states.size() / runs.states() : iterations;
   expect(states.size() == runs.states() * kept && kept >= iterations - (inner ? 0 : 1),
@@ -169,6 +171,9 @@ py::tuple mean_field_backward(const Array<T>& grad, const Array<T>& logits, cons
   py::object grad_logits, grad_initial = py::none();
   T* to_logits = data_of(&grad_logits, like(logits));
   T* to_initial = initial.is_none() ? nullptr : data_of(&grad_initial, like(logits));
+  const int64_t num_probes = int64_t(probe_of.size());
+  Array<T> slopes({runs.images, num_probes});
+  T* to_slopes = slopes.mutable_data();
   const T* from = grad.data();
   for_images(runs.images, threads, [&](int64_t b, Place& place) {
     const std::vector<KernelView<T>> views = runs.kernels.of(b), probe_views = held_probes.of(b);
@@ -181,14 +186,16 @@ py::tuple mean_field_backward(const Array<T>& grad, const Array<T>& logits, cons
                                           to_logits + runs.at(b),
                                           to_initial ? to_initial + runs.at(b) : nullptr,
                                           probe_views.data(),
-                                          int(probe_views.size()),
+                                          probe_of.data(),
+                                          int(num_probes),
+                                          to_slopes + b * num_probes,
                                           terms.data()};
     const Memory workspace(ops<T>().mean_field_backward_workspace(request));
     return ops<T>().mean_field_backward(request, workspace.data());
   });
   py::list results;
   for (const HeldGradient<T>& g : gradients) results.append(g.results());
-  return py::make_tuple(grad_logits, grad_initial, results);
+  return py::make_tuple(grad_logits, grad_initial, results, slopes);
 }
 
 template <class T>
