@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.autograd.gradcheck import GradcheckError  # noqa: E402
 from torch.fx.experimental.symbolic_shapes import ShapeEnv  # noqa: E402
 
-from densecrf import Lattice, _mean_field_ops, _ops, numerics  # noqa: E402
+from densecrf import Lattice, _features_ops, _mean_field_ops, _ops, numerics  # noqa: E402
 from densecrf.spatial import Grid  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -438,6 +438,12 @@ def _checks(how):
     weights = weights.detach()
     transposed = random(2, 20, 4, grad=False, **how).mT
     yield "lattice_filter of a transpose", (_ops.lattice_filter, (transposed, weights, index, "classic", True))
+    image, srgb = random(2, 3, 20, **how), positive(3, **how)
+    yield "image_features", (_features_ops.image_features, (image, sigma, srgb, [4, 5]))
+    made = _features_ops.image_features(image, sigma, srgb, [4, 5]).detach()
+    for what, wants in ("", True), (" without an image", False):
+        args = (random(2, 20, 5, grad=False, **how), made, sigma.detach(), srgb.detach(), wants)
+        yield f"image_features_grad{what}", (_features_ops.image_features_grad, args)
     grad_weights = random(2, 20, 4, grad=False, **how)
     yield "lattice_features_grad", (_ops.lattice_features_grad, (features.detach(), grad_weights, "tuned"))
     args = (plain, transposed, weights, index, "classic")
@@ -476,6 +482,9 @@ NORMS = ("lattice", ""), ("lattice", "_weights_grad"), ("grid", ""), ("grid", "_
 NAMES = (
     *(f"lattice_{what} {method}" for method in METHODS for what in ("build", "filter")),
     "lattice_filter of a transpose",
+    "image_features",
+    "image_features_grad",
+    "image_features_grad without an image",
     "lattice_features_grad",
     "lattice_filter_values_grad",
     "lattice_filter_weights_grad",
@@ -498,9 +507,9 @@ def test_opcheck(name):
 def test_opcheck_covers_every_operator():
     assert tuple(checks(torch.float32)) == NAMES
     ops = {op for op, _ in checks(torch.float32).values()}
-    all_of_them = [*vars(_ops).values(), *vars(_mean_field_ops).values()]
+    all_of_them = [op for module in (_ops, _features_ops, _mean_field_ops) for op in vars(module).values()]
     assert ops == {op for op in all_of_them if isinstance(op, torch.library.CustomOpDef)}
-    assert len(ops) == 14
+    assert len(ops) == 16
 
 
 def fake_of(args, device):

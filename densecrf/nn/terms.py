@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from densecrf import _checks, _ops
+from densecrf import _checks, _features_ops, _ops
 from densecrf.kernels import Bandwidth, Bilateral, Custom, Gaussian, Kernel
 from densecrf.nn import _tensors
 
@@ -84,10 +84,16 @@ def features_term(
     """
     _checks.choice("method", method, ("tuned", "classic"))
     found, shape = _tensors.values("features", features)
-    if not 1 <= found.shape[1] <= _ops.MAX_DIMS:
-        raise ValueError(f"features: must have 1 to {_ops.MAX_DIMS} dimensions, got {found.shape[1]}")
     taking_part = _tensors.mask(mask, found, shape)
-    points = found.transpose(1, 2)
+    return _lattice_term(found.transpose(1, 2), shape, method, normalization, taking_part)
+
+
+def _lattice_term(
+    points: Tensor, shape: tuple[int, ...], method: str, normalization: str, taking_part: Tensor | None
+) -> Term:
+    """The term of points ``[B, n, d]``."""
+    if not 1 <= points.shape[2] <= _ops.MAX_DIMS:
+        raise ValueError(f"features: must have 1 to {_ops.MAX_DIMS} dimensions, got {points.shape[2]}")
     if taking_part is not None:
         points = _tensors.gathered(points, taking_part)
     weights, *index = _ops.lattice_build(points, method)
@@ -228,16 +234,19 @@ class TermBuilder:
         if isinstance(kernel, Gaussian):
             return spatial_term(self._sigma(kernel, given), self.shape, batch=self.scores.shape[0], **how)
         if isinstance(kernel, Bilateral):
-            return features_term(self._bilateral(kernel, given), **how)
+            return self._bilateral(kernel, given)
         features = next(left)
-        return features_term(features / self._per_channel(kernel, "bandwidth", given, features), **how)
+        bandwidths = self._bandwidth(kernel, "bandwidth", given, features.shape[1], "channels")
+        return features_term(features / bandwidths.view(-1, *[1] * (features.ndim - 2)), **how)
 
-    def _bilateral(self, kernel: Kernel, given: Mapping[str, Tensor]) -> Tensor:
+    def _bilateral(self, kernel: Kernel, given: Mapping[str, Tensor]) -> Term:
         if self.pixels is None:
             raise ValueError("image: must be given for a Bilateral kernel, got None")
-        places = _tensors.positions(self._sigma(kernel, given), self.shape).unsqueeze(0)
-        colours = self.pixels / self._per_channel(kernel, "srgb", given, self.pixels)
-        return torch.cat([places.expand(self.scores.shape[0], *places.shape[1:]), colours], dim=1)
+        pixels = self.pixels.flatten(2)
+        srgb = self._bandwidth(kernel, "srgb", given, pixels.shape[1], "channels")
+        points = _features_ops.image_features(pixels, self._sigma(kernel, given), srgb, list(self.shape))
+        taking_part = _tensors.mask(self.mask, pixels, self.shape)
+        return _lattice_term(points, self.shape, self.method, kernel.normalization or self.normalization, taking_part)
 
     def _sigma(self, kernel: Kernel, given: Mapping[str, Tensor]) -> Tensor:
         """Bandwidths of positions, in pixels."""
@@ -246,10 +255,6 @@ class TermBuilder:
             return found
         # select: the gradient of an expanded tensor's unbind is wrong in inductor (torch 2.13)
         return torch.stack([found.select(0, axis) / step for axis, step in enumerate(self.spacing)])
-
-    def _per_channel(self, kernel: Kernel, name: str, given: Mapping[str, Tensor], like: Tensor) -> Tensor:
-        found = self._bandwidth(kernel, name, given, like.shape[1], "channels")
-        return found.view(1, -1, *[1] * (like.ndim - 2))
 
     def _bandwidth(self, kernel: Kernel, name: str, given: Mapping[str, Tensor], count: int, what: str) -> Tensor:
         if name not in given:
