@@ -40,13 +40,14 @@ def image_features_grad(
     """Gradients of the image (empty where not wanted) and of both kinds of bandwidths."""
     axes, back = sigma.shape[0], array_of(grad)
     with np.errstate(over="ignore", invalid="ignore"):  # what comes in may be infinite (loss scaling)
-        slopes = -np.einsum("bnd,bnd->d", back, array_of(features), dtype=np.float64)
+        found = array_of(features)
+        sums = [(back[..., k] * found[..., k]).sum(dtype=np.float64) for k in range(found.shape[2])]
         if wants_image:
             image = np.ascontiguousarray((back[:, :, axes:] / array_of(channel_sigma)).transpose(0, 2, 1))
     return (
         torch.from_numpy(image) if wants_image else features.new_empty(0),
-        torch.tensor(slopes[:axes][::-1].copy(), dtype=sigma.dtype) / sigma,
-        torch.tensor(slopes[axes:], dtype=sigma.dtype) / channel_sigma,
+        torch.tensor(sums[:axes][::-1], dtype=sigma.dtype) / -sigma,
+        torch.tensor(sums[axes:], dtype=sigma.dtype) / -channel_sigma,
     )
 
 
