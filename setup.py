@@ -219,6 +219,15 @@ def engine_groups(levels: dict[str, list[str]], mode: Mode) -> list[Group]:
     return groups
 
 
+def emulated_group(mode: Mode) -> Group:
+    """The CUDA sources, compiled to run on the CPU, for the C++ tests."""
+    emulation = ROOT / "tests" / "cpp" / "emulation"
+    # CUB does not compile so; emulation/sort.cpp takes its place.
+    kernels = [source for source in sorted((CSRC / "cuda").glob("*.cu")) if source.name != "sort.cu"]
+    flags = (*mode.optimise("-O1"), "-x", "c++", "-include", str(emulation / "emu.h"))
+    return Group("emulated", (*kernels, *sorted(emulation.glob("*.cpp"))), flags)
+
+
 def python_group(mode: Mode, version: str) -> Group:
     """The binding: the only sources that see Python and pybind11."""
     python = Path(sysconfig.get_path("include"))
@@ -268,7 +277,9 @@ def compile_lines(group: Group) -> list[str]:
     return lines
 
 
-def ninja_file(command: list[str], mode: Mode, engine: list[Group], python: Group, tests: Group) -> str:
+def ninja_file(
+    command: list[str], mode: Mode, engine: list[Group], python: Group, emulated: Group, tests: Group
+) -> str:
     """Text of build.ninja with the targets ``_C.so`` and ``cpp_tests``."""
     compiler, links = shell(command), shell(link_flags(mode))
     lines = [
@@ -282,12 +293,13 @@ def ninja_file(command: list[str], mode: Mode, engine: list[Group], python: Grou
         f"  command = {compiler} $flags -o $out $in {links}",
         "  description = link $out",
     ]
-    for group in (python, *engine, tests):
+    for group in (python, *engine, emulated, tests):
         lines += compile_lines(group)
     objects = " ".join(target for group in engine for target in group.objects())
     lines.append(f"build _C.so: link {' '.join(python.objects())} {objects}")
     lines.append(f"  flags = {shell(module_flags())}")
     programs = [target.removesuffix(".o") for target in tests.objects()]
+    objects = " ".join([*emulated.objects(), objects])
     lines += [f"build {program}: link {program}.o {objects}" for program in programs]
     lines += [f"build cpp_tests: phony {' '.join(programs)}", "default _C.so", ""]
     return "\n".join(lines)
@@ -321,11 +333,13 @@ def build(target: str, version: str) -> Build:
     mode = Mode.from_environment()
     command = find_compiler(mode)
     levels = simd_levels(command, mode)
-    optimise = tuple(mode.optimise("-O1"))
-    tests = Group("tests", tuple(sorted((ROOT / "tests" / "cpp").glob("*.cpp"))), optimise)
+    emulates = compiles_for_x86_64(command)
+    emulated = emulated_group(mode) if emulates else Group("emulated", (), ())
+    programs = sorted((ROOT / "tests" / "cpp").glob("*.cpp"))
+    tests = Group("tests", tuple(p for p in programs if emulates or p.stem == "test_engine"), tuple(mode.optimise("-O1")))
     directory = mode.build_dir
     directory.mkdir(parents=True, exist_ok=True)
-    text = ninja_file(command, mode, engine_groups(levels, mode), python_group(mode, version), tests)
+    text = ninja_file(command, mode, engine_groups(levels, mode), python_group(mode, version), emulated, tests)
     (directory / "build.ninja").write_text(text)
     print(f"densecrf: {shlex.join(command)}, SIMD levels {', '.join(levels)}", flush=True)
     jobs = os.environ.get("MAX_JOBS", "")
