@@ -1,11 +1,14 @@
 // The emulation of CUDA: that it computes what a device would, and that it finds planted mistakes.
+// clang-format off
+#include "emulation/emu.h"  // first, as it stands before a kernel's source
+// clang-format on
+
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <numeric>
 
 #include "cuda/launch.cuh"
-#include "emulation/emu.h"
 #include "support.h"
 
 namespace {
