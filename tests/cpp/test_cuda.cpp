@@ -118,18 +118,69 @@ void test_lattices() {
   check_filter(rng, many, 1100);  // more packs than a block has threads
 }
 
-// What goes wrong at a launch comes back, and nothing is launched after it.
+// ---- grid
+
+template <class T>
+std::vector<T> on_cpu(const GridView<T>& grid, int images, int channels, const std::vector<T>& values) {
+  std::vector<T> out(values.size());
+  const size_t each = values.size() / size_t(images);
+  std::vector<char> workspace(ops<T>().grid_filter_workspace(grid, channels, 1));
+  for (size_t at = 0; at < values.size(); at += each)
+    CHECK(ops<T>().grid_filter(grid, channels, &values[at], &out[at], 1, workspace.data()) == Status::kOk);
+  return out;
+}
+
+template <class T>
+void test_grids() {
+  std::mt19937 rng(13);
+  for (Grid<T>& grid : grids<T>()) {
+    for (T& tap : grid.taps[1]) tap *= T(0.75);  // also where there is one only
+    for (int images : {1, 3}) {
+      for (int channels : {1, 3, 21, 40}) {
+        const auto values = random_values<T>(rng, size_t(images * channels * grid.points()), -1, 1);
+        const std::vector<T> wanted = on_cpu(grid.view, images, channels, values);
+        Same<T> same;
+        for (unsigned seed : kSeeds) {
+          emulation::set_seed(seed);
+          in_workspace(cuda::grid_filter_workspace(grid.view, images, channels), [&](void* workspace) {
+            std::vector<T> out(values.size(), T(-7));
+            CHECK(cuda::grid_filter(grid.view, images, channels, values.data(), out.data(), workspace,
+                                    nullptr) == Status::kOk);
+            CHECK(near(out, wanted, rounding<T>() / 10));
+            same.add(out);
+            emulation::forget_guards();
+          });
+        }
+      }
+    }
+  }
+}
+
+// ---- errors
+
+// What goes wrong at the first launch comes back, and nothing is launched after it.
 void test_errors() {
   std::mt19937 rng(12);
   Batch<float> batch(rng, 5, 2, {1.0});
   cuda::LatticeBatch<float> large = batch.view;
   large.points = int64_t(1) << 31;
   CHECK(cuda::make_filter_tables(large, nullptr, nullptr, nullptr) == Status::kTooManyVertices);
+
+  // No device has blocks for so many channels.
+  const Grid<float> grid({1, 1, 1}, {1, 1, 1}, {0, 0, 0});
+  const int channels = 32 * 65535 + 1;
+  std::vector<char> workspace(cuda::grid_filter_workspace(grid.view, 1, channels));
+  std::vector<float> values(channels), out(channels, 5.0f);
+  CHECK(cuda::grid_filter(grid.view, 1, channels, values.data(), out.data(), workspace.data(), nullptr) ==
+        Status(int(Status::kDevice) + int(cudaErrorInvalidConfiguration)));
+  CHECK(out == std::vector<float>(channels, 5.0f));
+  emulation::forget_guards();
 }
 
 template <class T>
 void test_all() {
   test_lattices<T>();
+  test_grids<T>();
 }
 
 }  // namespace

@@ -178,20 +178,6 @@ std::vector<T> grid_by_definition(const Grid<T>& grid, const std::vector<T>& val
 }
 
 template <class T>
-std::vector<Grid<T>> grids() {
-  std::vector<Grid<T>> out;
-  out.emplace_back(std::vector<int64_t>{1, 1, 1}, std::vector<int>{1, 1, 1}, std::vector<int>{0, 0, 0});
-  out.emplace_back(std::vector<int64_t>{1, 1, 150}, std::vector<int>{1, 1, 4}, std::vector<int>{0, 0, 3});
-  out.emplace_back(std::vector<int64_t>{1, 9, 70}, std::vector<int>{1, 1, 1}, std::vector<int>{0, 2, 5});
-  out.emplace_back(std::vector<int64_t>{1, 13, 17}, std::vector<int>{1, 2, 3}, std::vector<int>{0, 4, 3});
-  out.emplace_back(std::vector<int64_t>{1, 5, 6}, std::vector<int>{1, 40, 9}, std::vector<int>{0, 6, 6});
-  out.emplace_back(std::vector<int64_t>{6, 7, 9}, std::vector<int>{1, 2, 1}, std::vector<int>{2, 3, 1});
-  out.emplace_back(std::vector<int64_t>{7, 6, 5}, std::vector<int>{3, 1, 2}, std::vector<int>{3, 1, 2});
-  out.emplace_back(std::vector<int64_t>{5, 1, 1}, std::vector<int>{2, 1, 1}, std::vector<int>{3, 0, 0});
-  return out;
-}
-
-template <class T>
 void test_grids() {
   std::mt19937 rng(3);
   for (const Grid<T>& grid : grids<T>()) {
