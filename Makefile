@@ -29,7 +29,7 @@ lint:
 format:
 	$(BIN)/ruff check --fix-only -q .
 	$(BIN)/ruff format .
-	find csrc tests -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+	find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 asan:  ## C++ tests and the fuzz test under AddressSanitizer and UndefinedBehaviorSanitizer
 	python3 -m venv .venv-asan

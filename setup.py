@@ -10,6 +10,11 @@ Switches, all environment variables:
     ``-Og -g``, assertions on, SIMD levels up to AVX2 only.
 ``DENSECRF_SANITIZE=address,undefined``
     any list that ``-fsanitize=`` takes; ``-O1 -g``, assertions on, SIMD levels up to AVX2 only.
+``DENSECRF_CUDA=0|1|auto``
+    whether csrc/cuda is compiled into the package: no (also when unset, as long as nothing calls it), yes, or if
+    there is an nvcc (in CUDA_HOME, on PATH or in /usr/local/cuda).
+``DENSECRF_CUDA_ARCHS="80 90"``
+    compute capabilities to compile it for, the last one as PTX too; 80 90 100 120 when unset.
 ``MAX_JOBS=n``
     compile at most n files at once.
 ``CXX``, ``CXXFLAGS``, ``LDFLAGS``
@@ -61,6 +66,11 @@ LEVELS: dict[str, list[list[str]]] = {
 }
 DEBUG_LEVELS = ("baseline", "avx2")
 
+CUDA_ARCHS = ("80", "90", "100", "120")
+
+# Programs of tests/cpp that run kernels on the CPU: on x86-64 only, and once, whatever the SIMD level.
+EMULATED_TESTS = ("test_cuda", "test_emulation")
+
 
 @dataclass(frozen=True)
 class Mode:
@@ -102,11 +112,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class Group:
-    """Sources that one ninja rule compiles with the same flags into the folder ``name``.
-
-    A CUDA group is one more of these: name "cuda", the files of csrc/cuda, and a rule "nvcc" beside "cxx" in
-    ninja_file().
-    """
+    """Sources that one ninja rule compiles with the same flags into the folder ``name``."""
 
     name: str
     sources: tuple[Path, ...]
@@ -176,6 +182,90 @@ def simd_levels(command: list[str], mode: Mode) -> dict[str, list[str]]:
     return levels
 
 
+# ---- CUDA -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """A CUDA toolkit, and what to compile for."""
+
+    nvcc: str
+    release: str  # "13.0"
+    root: Path
+    archs: tuple[str, ...]
+
+    @property
+    def runtime(self) -> Path:
+        """The static runtime: with it the package imports on machines without a driver."""
+        for folder in (self.root / "lib64", *sorted(self.root.glob("targets/*/lib"))):
+            if (folder / "libcudart_static.a").exists():
+                return folder / "libcudart_static.a"
+        raise CompileError(f"densecrf needs CUDA's static runtime, and {self.root} has no libcudart_static.a.")
+
+    @property
+    def arch_flags(self) -> list[str]:
+        flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in self.archs]
+        return [*flags, f"-gencode=arch=compute_{self.archs[-1]},code=compute_{self.archs[-1]}"]
+
+
+def find_cuda() -> Cuda | None:
+    """The toolkit to compile csrc/cuda with, or None where that is not wanted or, with auto, not possible."""
+    wanted = os.environ.get("DENSECRF_CUDA", "").strip() or "0"
+    if wanted not in ("0", "1", "auto"):
+        raise CompileError(f"DENSECRF_CUDA must be 0, 1 or auto; got {wanted!r}.")
+    if wanted == "0":
+        return None
+    nvcc = find_nvcc()
+    if nvcc is None and wanted == "1":
+        raise CompileError(
+            "DENSECRF_CUDA=1 needs nvcc, which is neither in CUDA_HOME, nor on PATH, nor in /usr/local/cuda: "
+            "install the CUDA toolkit or set CUDA_HOME; DENSECRF_CUDA=0 builds for the CPU only."
+        )
+    if nvcc is None:
+        return None
+    release = re.search(r"release (\d+\.\d+)", output([nvcc, "--version"]))
+    # nvcc may be a script that calls the one in the toolkit.
+    here = re.search(r"_HERE_=(\S+)", output([nvcc, "--dryrun", "-x", "cu", os.devnull]))
+    root = Path(here[1]).parent if here else Path(nvcc).resolve().parents[1]
+    return Cuda(nvcc, release[1] if release else "?", root, cuda_archs(nvcc))
+
+
+def find_nvcc() -> str | None:
+    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    places = [f"{home}/bin/nvcc" for home in homes if home] + ["nvcc", "/usr/local/cuda/bin/nvcc"]
+    return next((found for place in places if (found := shutil.which(place))), None)
+
+
+def cuda_archs(nvcc: str) -> tuple[str, ...]:
+    """Those asked for, all of which nvcc must know; by default those that it knows."""
+    known = re.findall(r"sm_(\d+[a-z]?)", output([nvcc, "--list-gpu-code"]))
+    wanted = re.findall(r"[^\s,;]+", os.environ.get("DENSECRF_CUDA_ARCHS", ""))
+    unknown = [arch for arch in wanted if arch not in known]
+    if unknown:
+        raise CompileError(
+            f"DENSECRF_CUDA_ARCHS names {', '.join(unknown)}, which {nvcc} does not know; it knows {', '.join(known)}."
+        )
+    archs = tuple(wanted) or tuple(arch for arch in CUDA_ARCHS if arch in known)
+    if not archs:
+        raise CompileError(f"{nvcc} knows none of {', '.join(CUDA_ARCHS)}: set DENSECRF_CUDA_ARCHS.")
+    return archs
+
+
+def output(command: list[str]) -> str:
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    return run.stdout + run.stderr
+
+
+def cuda_group(cuda: Cuda | None, command: list[str], mode: Mode) -> Group:
+    if cuda is None:
+        return Group("cuda", (), ())
+    host = "-fPIC,-fvisibility=hidden,-Wall,-Wextra"
+    flags = ["-std=c++17", *(["-O3", "-DNDEBUG"] if mode.release else ["-O1", "-g", "-lineinfo"])]
+    flags += ["-DDENSECRF_ISA=cuda", f"-I{CSRC}", f"-ccbin={command[0]}", f"-Xcompiler={host}"]
+    flags += ["-Werror=all-warnings", "-cudart=static", *cuda.arch_flags]
+    return Group("cuda", tuple(sorted((CSRC / "cuda").glob("*.cu"))), tuple(flags), rule="nvcc")
+
+
 # ---- what is compiled --------------------------------------------------------------------------------------
 
 
@@ -217,6 +307,15 @@ def engine_groups(levels: dict[str, list[str]], mode: Mode) -> list[Group]:
         groups.append(Group(name, stable, (*flags, "-ffp-contract=off")))
         groups.append(Group(name, fast, (*flags, "-ffp-contract=fast")))
     return groups
+
+
+def emulated_group(mode: Mode) -> Group:
+    """The CUDA sources, compiled to run on the CPU, for the C++ tests."""
+    emulation = ROOT / "tests" / "cpp" / "emulation"
+    # CUB does not compile so; emulation/sort.cpp takes its place.
+    kernels = [source for source in sorted((CSRC / "cuda").glob("*.cu")) if source.name != "sort.cu"]
+    flags = (*mode.optimise("-O1"), "-x", "c++", "-include", str(emulation / "emu.h"))
+    return Group("emulated", (*kernels, *sorted(emulation.glob("*.cpp"))), flags)
 
 
 def python_group(mode: Mode, version: str) -> Group:
@@ -268,7 +367,15 @@ def compile_lines(group: Group) -> list[str]:
     return lines
 
 
-def ninja_file(command: list[str], mode: Mode, engine: list[Group], python: Group, tests: Group) -> str:
+def ninja_file(
+    command: list[str],
+    mode: Mode,
+    cuda: Cuda | None,
+    engine: list[Group],
+    python: Group,
+    emulated: Group,
+    tests: Group,
+) -> str:
     """Text of build.ninja with the targets ``_C.so`` and ``cpp_tests``."""
     compiler, links = shell(command), shell(link_flags(mode))
     lines = [
@@ -279,15 +386,27 @@ def ninja_file(command: list[str], mode: Mode, engine: list[Group], python: Grou
         "  deps = gcc",
         "  description = C++ $out",
         "rule link",
-        f"  command = {compiler} $flags -o $out $in {links}",
+        f"  command = {compiler} $flags -o $out $in $libraries {links}",
         "  description = link $out",
     ]
-    for group in (python, *engine, tests):
+    if cuda:
+        lines += [
+            "rule nvcc",
+            f"  command = {shell([cuda.nvcc])} -MMD -MF $out.d $flags -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+            "  description = CUDA $out",
+        ]
+    kernels = cuda_group(cuda, command, mode)
+    for group in (python, kernels, *engine, emulated, tests):
         lines += compile_lines(group)
     objects = " ".join(target for group in engine for target in group.objects())
-    lines.append(f"build _C.so: link {' '.join(python.objects())} {objects}")
+    lines.append(f"build _C.so: link {' '.join([*python.objects(), *kernels.objects()])} {objects}")
     lines.append(f"  flags = {shell(module_flags())}")
+    if cuda:
+        lines.append(f"  libraries = {shell([str(cuda.runtime), '-ldl', '-lrt'])}")
     programs = [target.removesuffix(".o") for target in tests.objects()]
+    objects = " ".join([*emulated.objects(), objects])
     lines += [f"build {program}: link {program}.o {objects}" for program in programs]
     lines += [f"build cpp_tests: phony {' '.join(programs)}", "default _C.so", ""]
     return "\n".join(lines)
@@ -321,13 +440,20 @@ def build(target: str, version: str) -> Build:
     mode = Mode.from_environment()
     command = find_compiler(mode)
     levels = simd_levels(command, mode)
-    optimise = tuple(mode.optimise("-O1"))
-    tests = Group("tests", tuple(sorted((ROOT / "tests" / "cpp").glob("*.cpp"))), optimise)
+    emulates = compiles_for_x86_64(command)
+    emulated = emulated_group(mode) if emulates else Group("emulated", (), ())
+    programs = sorted((ROOT / "tests" / "cpp").glob("*.cpp"))
+    tests = Group(
+        "tests", tuple(p for p in programs if emulates or p.stem not in EMULATED_TESTS), tuple(mode.optimise("-O1"))
+    )
     directory = mode.build_dir
     directory.mkdir(parents=True, exist_ok=True)
-    text = ninja_file(command, mode, engine_groups(levels, mode), python_group(mode, version), tests)
+    cuda = find_cuda()
+    engine, python = engine_groups(levels, mode), python_group(mode, version)
+    text = ninja_file(command, mode, cuda, engine, python, emulated, tests)
     (directory / "build.ninja").write_text(text)
-    print(f"densecrf: {shlex.join(command)}, SIMD levels {', '.join(levels)}", flush=True)
+    device = f"CUDA {cuda.release} for {', '.join(cuda.archs)}" if cuda else "no CUDA"
+    print(f"densecrf: {shlex.join(command)}, SIMD levels {', '.join(levels)}, {device}", flush=True)
     jobs = os.environ.get("MAX_JOBS", "")
     if jobs and not (jobs.isdecimal() and int(jobs) > 0):
         raise CompileError(f"MAX_JOBS must be a positive whole number; got {jobs!r}.")
@@ -371,6 +497,8 @@ class CppTests(Command):
         best = {name: value for name, value in os.environ.items() if name != "DENSECRF_SIMD"}
         for level, environment in {"baseline": {**best, "DENSECRF_SIMD": "baseline"}, "best": best}.items():
             for program in built.programs:
+                if level == "baseline" and program.name in EMULATED_TESTS:
+                    continue
                 print(f"densecrf: {program.name}, SIMD level: {level}", flush=True)
                 if subprocess.run([program], env=environment, check=False).returncode:
                     failed.append(f"{program.name} ({level})")

@@ -20,6 +20,7 @@ enum class Status : int {
   kRangeTooLarge,    // features span more lattice cells than the arithmetic resolves
   kTooManyVertices,  // vertex or simplex ids do not fit 31 bits
   kInterrupted,      // the caller's checkpoint asked to stop
+  kDevice = 1000,    // plus the number of the CUDA runtime's error
 };
 
 // ---- lattice

@@ -33,7 +33,8 @@ ONCE = {"dispatch", "memory", "parallel"}  # sources of csrc/cpu that are compil
 
 @pytest.fixture(autouse=True)
 def no_switches(monkeypatch):
-    for name in ("CXX", "CXXFLAGS", "LDFLAGS", "MAX_JOBS", "DENSECRF_DEBUG", "DENSECRF_SANITIZE"):
+    switches = ("DEBUG", "SANITIZE", "CUDA", "CUDA_ARCHS")
+    for name in ("CXX", "CXXFLAGS", "LDFLAGS", "MAX_JOBS", *(f"DENSECRF_{switch}" for switch in switches)):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -140,6 +141,63 @@ def test_sanitizer_list_is_checked(monkeypatch):
         build.Mode.from_environment()
 
 
+# ---- CUDA --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def toolkit(tmp_path, monkeypatch):
+    """A stand-in for a CUDA toolkit, in CUDA_HOME."""
+    nvcc = tmp_path / "toolkit" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text(
+        "#!/bin/sh\n"
+        'case "$1" in\n'
+        "--version) echo Cuda compilation tools, release 12.4, V12.4.1;;\n"
+        "--list-gpu-code) printf 'sm_75\\nsm_80\\nsm_90\\nsm_90a\\n';;\n"
+        f"--dryrun) echo '#$ _HERE_={nvcc.parent}' >&2;;\n"
+        "esac\n"
+    )
+    nvcc.chmod(0o755)
+    runtime = tmp_path / "toolkit" / "targets" / "x86_64-linux" / "lib" / "libcudart_static.a"
+    runtime.parent.mkdir(parents=True)
+    runtime.touch()
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    return tmp_path / "toolkit"
+
+
+def test_cuda_is_built_when_asked_for(toolkit, monkeypatch):
+    assert build.find_cuda() is None
+    for switch in ("1", "auto"):
+        monkeypatch.setenv("DENSECRF_CUDA", switch)
+        cuda = build.find_cuda()
+        assert (cuda.release, cuda.root, cuda.archs) == ("12.4", toolkit, ("80", "90"))
+        assert toolkit in cuda.runtime.parents
+        assert cuda.arch_flags[-1] == "-gencode=arch=compute_90,code=compute_90"
+    names = {source.name for source in build.cuda_group(cuda, ["c++"], build.Mode()).sources}
+    assert names >= {"lattice_filter.cu", "grid_filter.cu", "sort.cu"}
+
+
+def test_cuda_archs_are_chosen_and_checked(toolkit, monkeypatch):
+    monkeypatch.setenv("DENSECRF_CUDA", "1")
+    monkeypatch.setenv("DENSECRF_CUDA_ARCHS", "75;90a")
+    assert build.find_cuda().archs == ("75", "90a")
+    monkeypatch.setenv("DENSECRF_CUDA_ARCHS", "60, 75")
+    with pytest.raises(build.CompileError, match="names 60, which .*nvcc does not know; it knows 75, 80, 90, 90a"):
+        build.find_cuda()
+
+
+def test_no_nvcc(monkeypatch):
+    monkeypatch.setattr(build, "find_nvcc", lambda: None)
+    monkeypatch.setenv("DENSECRF_CUDA", "auto")
+    assert build.find_cuda() is None
+    monkeypatch.setenv("DENSECRF_CUDA", "1")
+    with pytest.raises(build.CompileError, match="install the CUDA toolkit or set CUDA_HOME; DENSECRF_CUDA=0 builds"):
+        build.find_cuda()
+    monkeypatch.setenv("DENSECRF_CUDA", "yes")
+    with pytest.raises(build.CompileError, match="must be 0, 1 or auto; got 'yes'"):
+        build.find_cuda()
+
+
 # ---- a real build, of a package with the same rooms and next to nothing in them ---------------------------
 
 PROJECT = """
@@ -200,7 +258,7 @@ def run_build(package: Path, **switches: str) -> set[str]:
         check=False,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    return set(re.findall(r"C\+\+ (\S+\.o)", run.stdout))
+    return set(re.findall(r"(?:C\+\+|CUDA) (\S+\.o)", run.stdout))
 
 
 def constants(package: Path) -> list[str]:
@@ -233,6 +291,28 @@ def test_switches_rebuild_and_switch_back(package):
     assert run_build(package) == set()
     assert constants(package) == ["1.2.3", "release"]
     assert "once/parallel.o" in run_build(package, CXXFLAGS="-DSOMETHING")
+
+
+KERNEL = """
+__global__ void fill(int* at) { *at = 1; }
+extern "C" int launch(int* at) {
+  fill<<<1, 1>>>(at);
+  return cudaGetLastError();
+}
+"""
+
+
+@pytest.mark.skipif(build.find_nvcc() is None, reason="nvcc is not installed")
+def test_cuda_is_compiled_once_and_needs_no_device(package):
+    (package / "csrc" / "cuda").mkdir()
+    (package / "csrc" / "cuda" / "kernel.cu").write_text(KERNEL)
+    switches = {"DENSECRF_CUDA": "1", "DENSECRF_CUDA_ARCHS": "90"}
+    assert "cuda/kernel.o" in run_build(package, **switches)
+    assert constants(package) == ["1.2.3", "release"]
+    assert run_build(package, **switches) == set()
+    edit(package / "csrc" / "cuda" / "kernel.cu")
+    assert run_build(package, **switches) == {"cuda/kernel.o"}
+    assert run_build(package) == set()
 
 
 def test_a_source_that_does_not_compile(package):

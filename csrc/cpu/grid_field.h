@@ -4,25 +4,12 @@
 // own, which overlap the next thread's by two; the filter along y adds them up.  Along z the tent splat and
 // the taps are one banded sum from planes to node planes.  Interpolation back to pixels is the mirror image.
 #pragma once
+#include "core/grid_node.h"
 #include "cpu/parallel.h"
 #include "cpu/rounds.h"
 #include "cpu/rows.h"
 
 DENSECRF_BEGIN
-
-inline int64_t grid_nodes(int64_t size, int spacing) {
-  return spacing == 1 ? size : (size - 1) / spacing + 2;
-}
-
-// Node below a pixel and the fraction towards the next one.  Nodes lie half a pixel off the pixels, so that
-// every pixel of a pair (spacing 2) spreads equally far: the kernel then is the same everywhere.
-template <class T>
-struct NodeAt {
-  int64_t node;
-  T fraction;
-  NodeAt(int64_t pixel, int spacing)
-      : node(pixel / spacing), fraction(spacing == 1 ? T(0) : (T(pixel % spacing) + T(0.5)) / T(spacing)) {}
-};
 
 // dst[r] = sum_n weights[r][n] * rows[n], n < count, rows `step` apart; or added to dst[r].
 template <class T, int R>

@@ -44,7 +44,11 @@ inline void check(Status status) {
       throw std::overflow_error("too many vertices");
     case Status::kInterrupted:
       throw py::error_already_set();
+    case Status::kDevice:
+      break;
   }
+  const int error = int(status) - int(Status::kDevice);
+  throw std::runtime_error("CUDA error " + std::to_string(error));
 }
 
 // Runs a function of the engine without the GIL; what goes wrong becomes an exception.

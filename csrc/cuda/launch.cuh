@@ -1,0 +1,83 @@
+// Launches on the caller's stream, and arrays in the caller's workspace.
+#pragma once
+#include "core/macros.h"
+#include "cuda/device.h"
+
+DENSECRF_BEGIN
+
+// Work queued on a stream, up to the first error.
+class Queue {
+ public:
+  explicit Queue(Stream stream) : stream_(stream) {}
+  Stream stream() const { return stream_; }
+  Status status() const { return status_; }
+
+  template <class... Parameters, class... Arguments>
+  void run(dim3 blocks, dim3 threads, void (*kernel)(Parameters...), const Arguments&... arguments) {
+    if (status_ != Status::kOk || blocks.x == 0) return;
+    cudaLaunchConfig_t config{};
+    config.gridDim = blocks;
+    config.blockDim = threads;
+    config.stream = stream_;
+    check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
+  }
+  void fill(void* at, int byte, size_t bytes) {
+    if (status_ == Status::kOk) check(cudaMemsetAsync(at, byte, bytes, stream_));
+  }
+  void check(cudaError_t error) {
+    if (error != cudaSuccess) status_ = Status(int(Status::kDevice) + int(error));
+  }
+  void check(Status status) {
+    if (status_ == Status::kOk) status_ = status;
+  }
+
+ private:
+  Stream stream_;
+  Status status_ = Status::kOk;
+};
+
+inline unsigned blocks_for(int64_t items, int64_t of_a_block) {
+  return unsigned((items + of_a_block - 1) / of_a_block);
+}
+
+// The second and third size of a grid of blocks end here; kernels stride over what lies beyond.
+constexpr int kMostBlocksYZ = 65535;
+inline unsigned strided_blocks(int64_t items) {
+  return unsigned(items < kMostBlocksYZ ? items : kMostBlocksYZ);
+}
+
+// Lays arrays out in the caller's memory.  With a null base it only measures.
+class Arena {
+ public:
+  explicit Arena(void* base) : base_(static_cast<char*>(base)), used_(to_next_array(0)) { gap(); }
+  template <class T>
+  T* take(int64_t n) {
+    T* p = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += size_t(n) * sizeof(T);
+    gap();
+    return p;
+  }
+  // What to allocate, whatever alignment the allocation has.
+  size_t bytes() const { return used_ + kAlign; }
+
+ private:
+  static constexpr size_t kAlign = 256;
+
+  size_t to_next_array(size_t used) const {
+    return (kAlign - ((reinterpret_cast<uintptr_t>(base_) + used) & (kAlign - 1))) & (kAlign - 1);
+  }
+  // Under emulation nobody may write between two arrays.
+  void gap() {
+    size_t bytes = to_next_array(used_);
+#ifdef DENSECRF_EMULATED
+    bytes += kAlign;
+    if (base_) emulation::guard(base_ + used_, bytes);
+#endif
+    used_ += bytes;
+  }
+
+  char* base_;
+  size_t used_;
+};
+
+DENSECRF_END
