@@ -172,17 +172,11 @@ class GridField {
              T* out) const {
     const NodeRows nodes = node_rows(row, round);
     const T* scales = scales_of(out_scale, row, x);
-    const auto slice_rows = [&](auto r) {
-      for (int s = 0; s < plan_.slabs(); ++s) {
-        for_width(plan_.width(s), [&](auto w) {
-          slice_pixels<decltype(w)::value, decltype(r)::value>(plan_.column(s), nodes, x, count, gain, in,
-                                                               scales, out);
-        });
-      }
-    };
-    if (nodes.count == 1) return slice_rows(Int<1>());
-    if (nodes.count == 2) return slice_rows(Int<2>());
-    slice_rows(Int<4>());
+    for (int s = 0; s < plan_.slabs(); ++s) {
+      for_width(plan_.width(s), [&](auto w) {
+        slice_pixels<decltype(w)::value>(plan_.column(s), nodes, x, count, gain, in, scales, out);
+      });
+    }
   }
   // Chunks of a row come in order, and rows do.
   void splat(int thread, int64_t row, int64_t x, int count, const T* in, const T* in_scale) {
@@ -228,16 +222,16 @@ class GridField {
     }
     return out;
   }
-  template <int W, int R>
+  template <int W>
   static Row<T, W> value_at(const NodeRows& nodes, int64_t at) {
     auto sum = Row<T, W>::load(nodes.row[0] + at);
-    if (R == 1) return sum;
+    if (nodes.count == 1) return sum;
     sum.scale(nodes.share[0]);
-    for (int r = 1; r < R; ++r) sum.add_scaled(nodes.share[r], nodes.row[r] + at);
+    for (int r = 1; r < nodes.count; ++r) sum.add_scaled(nodes.share[r], nodes.row[r] + at);
     return sum;
   }
 
-  template <int W, int R>
+  template <int W>
   void slice_pixels(int column, const NodeRows& nodes, int64_t x, int count, T gain, const T* in,
                     const T* scales, T* out) const {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
@@ -248,12 +242,12 @@ class GridField {
     if (spacing == 1) {
       for (int p = 0; p < count; ++p, node += stride, in += stride, out += stride) {
         auto sum = Row<T, W>::load(in);
-        sum.add_scaled(scales ? gain * scales[p] : gain, value_at<W, R>(nodes, node));
+        sum.add_scaled(scales ? gain * scales[p] : gain, value_at<W>(nodes, node));
         sum.store(out);
       }
       return;
     }
-    auto below = value_at<W, R>(nodes, node), above = value_at<W, R>(nodes, node + stride);
+    auto below = value_at<W>(nodes, node), above = value_at<W>(nodes, node + stride);
     int phase = int(x % spacing);
     for (int p = 0; p < count; ++p, in += stride, out += stride) {
       const T scale = scales ? gain * scales[p] : gain, f = (T(phase) + T(0.5)) * unit;
@@ -265,7 +259,7 @@ class GridField {
         phase = 0;
         node += stride;
         below = above;
-        above = value_at<W, R>(nodes, node + stride);
+        above = value_at<W>(nodes, node + stride);
       }
     }
   }
