@@ -314,7 +314,7 @@ def emulated_group(mode: Mode) -> Group:
     emulation = ROOT / "tests" / "cpp" / "emulation"
     # CUB does not compile so; emulation/sort.cpp takes its place.
     kernels = [source for source in sorted((CSRC / "cuda").glob("*.cu")) if source.name != "sort.cu"]
-    flags = (*mode.optimise("-O1"), "-x", "c++", "-include", str(emulation / "emu.h"))
+    flags = (*mode.optimise("-O1"), "-Wno-unknown-pragmas", "-x", "c++", "-include", str(emulation / "emu.h"))
     return Group("emulated", (*kernels, *sorted(emulation.glob("*.cpp"))), flags)
 
 

@@ -1,10 +1,10 @@
-// Growable array and workspace layout without std:: templates: those would be emitted as shared weak symbols
-// by every SIMD level, and the linker keeps only one of them (see core/macros.h).
+// Growable array without std:: templates: those would be emitted as shared weak symbols by every SIMD level,
+// and the linker keeps only one of them (see core/macros.h).
 #pragma once
 #include <cstdint>
 #include <cstring>
 
-#include "core/macros.h"
+#include "core/arena.h"
 #include "cpu/memory.h"
 
 DENSECRF_BEGIN
@@ -67,27 +67,6 @@ class Buffer {
  private:
   T* data_ = nullptr;
   int64_t size_ = 0, capacity_ = 0;
-};
-
-// Lays arrays out in a caller's workspace, each on a cache line of its own.  With a null base it only
-// measures.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {
-    used_ = (64 - (reinterpret_cast<uintptr_t>(base) & 63)) & 63;
-  }
-  template <class T>
-  T* take(int64_t n) {
-    T* p = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
-    used_ += (size_t(n) * sizeof(T) + 63) & ~size_t(63);
-    return p;
-  }
-  // What to allocate, whatever alignment the allocation has.
-  size_t bytes() const { return used_ + 64; }
-
- private:
-  char* base_;
-  size_t used_;
 };
 
 DENSECRF_END

@@ -14,39 +14,29 @@ using Stream = CUstream_st*;
 
 // ---- lattice
 
-// The lattices of a batch of images of one size, their arrays (see LatticeView) one after the other.  Every
-// number counts within its image; `before` says what the images before an image have.
+// The lattice of a batch of images, one for all: vertices of different images never meet.  An entry is a pair
+// of a point and a corner of its simplex, numbered point * (d+1) + corner; there are B * n * (d+1), which fit
+// 31 bits.  Corners of the simplices come first among the vertices, bridges last.
 template <class T>
-struct LatticeBatch {
-  int images;                       // B
-  int64_t points;                   // n, of each image
-  int dims;                         // d
-  int64_t vertices;                 // M, of all images together
-  const int32_t* simplex;           // [B, n]
-  const T* weights;                 // [B, n, d+1]
-  const int32_t* simplex_vertices;  // [S, d+1]
-  const int32_t* chains;
-  const int64_t* chain_starts;  // [B, d+2]
-  const int64_t* before;        // [B, 3] simplices, vertices and entries of `chains`
-  T blur, alpha;
+struct Lattice {
+  int images;                 // B
+  int64_t points;             // n, of each image
+  int dims;                   // d
+  int64_t vertices;           // M, of all images together
+  const T* weights;           // [B, n, d+1] barycentric weights
+  const int32_t* corner;      // [B, n, d+1] vertex of each entry
+  const int32_t* sorted;      // [B * n * (d+1)] entries by vertex, those of a vertex in their order
+  const int32_t* starts;      // [M+1] where each vertex begins in `sorted`
+  const int32_t* neighbours;  // [d+1, M, 2] one step down and one step up along each axis, or -1
+  T blur, alpha;              // as in LatticeView
 };
-
-// Tables of a lattice that the filter wants beside it, made once.  They stay in `memory`, which needs as many
-// bytes as filter_tables_bytes() says; the workspace is free again once the stream has done the work.
-// kTooManyVertices: points * (d+1) of the batch do not fit 31 bits.
-template <class T>
-size_t filter_tables_bytes(const LatticeBatch<T>& lattice);
-template <class T>
-size_t filter_tables_workspace(const LatticeBatch<T>& lattice);
-template <class T>
-Status make_filter_tables(const LatticeBatch<T>& lattice, void* memory, void* workspace, Stream stream);
 
 // values, out: [B, C, n].  The same bits at every run.
 template <class T>
-size_t filter_workspace(const LatticeBatch<T>& lattice, int channels);
+size_t filter_workspace(const Lattice<T>& lattice, int channels);
 template <class T>
-Status filter(const LatticeBatch<T>& lattice, void* tables, int channels, const T* values, T* out,
-              bool transpose, void* workspace, Stream stream);
+Status filter(const Lattice<T>& lattice, int channels, const T* values, T* out, bool transpose,
+              void* workspace, Stream stream);
 
 // ---- spatial Gaussian on a regular grid
 

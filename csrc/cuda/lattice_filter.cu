@@ -3,7 +3,6 @@
 // No atomics: a vertex is the sum of its entries in their order, so that every run gives the same bits.  How
 // many entries a vertex has varies a thousandfold (a clear sky falls into a few simplices), so threads share
 // out the entries, not the vertices.
-#include "cuda/filter_tables.cuh"
 #include "cuda/rows.cuh"
 
 DENSECRF_BEGIN
@@ -12,7 +11,14 @@ namespace {
 
 constexpr int kEntriesEach = 32;  // entries that are added up one after the other
 
-inline int64_t pieces_of(int64_t entries) { return (entries + kEntriesEach - 1) / kEntriesEach; }
+template <class T>
+DENSECRF_HD int64_t entries_of(const Lattice<T>& lattice) {
+  return lattice.images * lattice.points * (lattice.dims + 1);
+}
+template <class T>
+int64_t pieces_of(const Lattice<T>& lattice) {
+  return (entries_of(lattice) + kEntriesEach - 1) / kEntriesEach;
+}
 
 template <class T>
 struct FilterSpace {
@@ -22,12 +28,12 @@ struct FilterSpace {
   T* borders;  // [pieces, 2, stride] sums of the entries at either end of a piece, whose vertex has more
                // elsewhere
 
-  FilterSpace(const LatticeBatch<T>& lattice, int channels, Arena* arena) {
+  FilterSpace(const Lattice<T>& lattice, int channels, Arena* arena) {
     const int64_t stride = row_stride(channels), points = lattice.images * lattice.points;
     rows = arena->template take<T>(points * stride);
     values = arena->template take<T>(lattice.vertices * stride);
     others = arena->template take<T>(lattice.vertices * stride);
-    borders = arena->template take<T>(pieces_of(points * (lattice.dims + 1)) * 2 * stride);
+    borders = arena->template take<T>(pieces_of(lattice) * 2 * stride);
   }
 };
 
@@ -36,25 +42,30 @@ struct FilterSpace {
 // that goes on in the next.
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
-    splat_pieces(FilterTables<T> tables, int packs, const Pack<T, V>* rows, Pack<T, V>* values,
+    splat_pieces(Lattice<T> lattice, int packs, const Pack<T, V>* rows, Pack<T, V>* values,
                  Pack<T, V>* borders) {
-  const int64_t piece = row_of_thread(), first = piece * kEntriesEach;
-  if (first >= tables.entries) return;
-  const int64_t rest = tables.entries - first, end = first + (rest < kEntriesEach ? rest : kEntriesEach);
-  const int32_t* vertex = tables.vertex;
+  const int64_t piece = row_of_thread(), first = piece * kEntriesEach, all = entries_of(lattice);
+  if (first >= all) return;
+  const int64_t end = all - first < kEntriesEach ? all : first + kEntriesEach;
+  const auto vertex = [&](int64_t e) { return lattice.corner[lattice.sorted[e]]; };
+  const int corners = lattice.dims + 1;
   for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
-    bool begins = first == 0 || vertex[first - 1] != vertex[first];
+    int32_t v = vertex(first);
+    bool begins = first == 0 || vertex(first - 1) != v;
     Pack<T, V> sum{};
     for (int64_t e = first; e < end; ++e) {
-      sum.add_scaled(tables.weight[e], rows[int64_t(tables.point[e]) * packs + i]);
-      const bool ends = e + 1 == tables.entries || vertex[e + 1] != vertex[e];
-      if (!ends && e + 1 < end) continue;
-      if (begins && ends)
-        values[int64_t(vertex[e]) * packs + i] = sum;
-      else
-        borders[(2 * piece + begins) * packs + i] = sum;
-      sum = Pack<T, V>{};
-      begins = true;
+      const int32_t entry = lattice.sorted[e], next = e + 1 < all ? vertex(e + 1) : -1;
+      sum.add_scaled(lattice.weights[entry], rows[int64_t(entry / corners) * packs + i]);
+      const bool ends = next != v;
+      if (ends || e + 1 == end) {
+        if (begins && ends)
+          values[int64_t(v) * packs + i] = sum;
+        else
+          borders[(2 * piece + begins) * packs + i] = sum;
+        sum = Pack<T, V>{};
+        begins = true;
+      }
+      v = next;
     }
   }
 }
@@ -95,78 +106,71 @@ __global__ void __launch_bounds__(kThreads) blur_axis(int64_t vertices, int pack
 
 template <class T, int V>
 __global__ void __launch_bounds__(kThreads)
-    slice(LatticeBatch<T> lattice, int packs, const Pack<T, V>* values, Pack<T, V>* rows) {
+    slice(Lattice<T> lattice, int packs, const Pack<T, V>* values, Pack<T, V>* rows) {
   const int corners = lattice.dims + 1;
-  const int64_t p = row_of_thread();
-  if (p >= lattice.points) return;
-  for (int64_t b = blockIdx.y; b < lattice.images; b += gridDim.y) {
-    const int64_t point = b * lattice.points + p;
-    const int64_t simplex = lattice.before[3 * b] + lattice.simplex[point];
-    const int32_t* vertices = lattice.simplex_vertices + simplex * corners;
-    const Pack<T, V>* of_image = values + lattice.before[3 * b + 1] * packs;
-    const T* weights = lattice.weights + point * corners;
-    for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
-      Pack<T, V> sum{};
-      for (int k = 0; k < corners; ++k)
-        sum.add_scaled(weights[k], of_image[int64_t(vertices[k]) * packs + i]);
-      sum.scale(lattice.alpha);
-      rows[point * packs + i] = sum;
-    }
+  const int64_t point = row_of_thread();
+  if (point >= lattice.images * lattice.points) return;
+  const int32_t* corner = lattice.corner + point * corners;
+  const T* weights = lattice.weights + point * corners;
+  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
+    Pack<T, V> sum{};
+    for (int k = 0; k < corners; ++k) sum.add_scaled(weights[k], values[int64_t(corner[k]) * packs + i]);
+    sum.scale(lattice.alpha);
+    rows[point * packs + i] = sum;
   }
 }
 
 template <class T, int V>
-void queue_filter(const LatticeBatch<T>& lattice, const FilterTables<T>& tables, const FilterSpace<T>& space,
-                  int packs, bool transpose, Queue* queue) {
+void queue_filter(const Lattice<T>& lattice, const FilterSpace<T>& space, int packs, bool transpose,
+                  Queue* queue) {
   const dim3 threads = row_threads(packs);
   const auto as_packs = [](T* values) { return reinterpret_cast<Pack<T, V>*>(values); };
   Pack<T, V>*rows = as_packs(space.rows), *values = as_packs(space.values), *others = as_packs(space.others);
   Pack<T, V>* borders = as_packs(space.borders);
-  queue->run(row_blocks(pieces_of(tables.entries), packs), threads, splat_pieces<T, V>, tables, packs, rows,
-             values, borders);
+  queue->run(row_blocks(pieces_of(lattice), packs), threads, splat_pieces<T, V>, lattice, packs, rows, values,
+             borders);
   const unsigned blocks = row_blocks(lattice.vertices, packs);
-  queue->run(blocks, threads, join_pieces<T, V>, lattice.vertices, packs, tables.starts, borders, values);
+  queue->run(blocks, threads, join_pieces<T, V>, lattice.vertices, packs, lattice.starts, borders, values);
   for (int i = 0; i <= lattice.dims; ++i) {
     const int64_t axis = transpose ? lattice.dims - i : i;
     queue->run(blocks, threads, blur_axis<T, V>, lattice.vertices, packs,
-               tables.neighbours + 2 * axis * lattice.vertices, lattice.blur, values, others);
+               lattice.neighbours + 2 * axis * lattice.vertices, lattice.blur, values, others);
     Pack<T, V>* blurred = others;
     others = values;
     values = blurred;
   }
-  queue->run(dim3(row_blocks(lattice.points, packs), strided_blocks(lattice.images)), threads, slice<T, V>,
-             lattice, packs, values, rows);
+  queue->run(row_blocks(lattice.images * lattice.points, packs), threads, slice<T, V>, lattice, packs, values,
+             rows);
 }
 
 }  // namespace
 
 template <class T>
-size_t filter_workspace(const LatticeBatch<T>& lattice, int channels) {
+size_t filter_workspace(const Lattice<T>& lattice, int channels) {
   Arena arena(nullptr);
   FilterSpace<T> space(lattice, channels, &arena);
   return arena.bytes();
 }
 
 template <class T>
-Status filter(const LatticeBatch<T>& lattice, void* tables_memory, int channels, const T* values, T* out,
-              bool transpose, void* workspace, Stream stream) {
-  Arena kept(tables_memory), passing(workspace);
-  const FilterTables<T> tables(lattice, &kept);
-  const FilterSpace<T> space(lattice, channels, &passing);
+Status filter(const Lattice<T>& lattice, int channels, const T* values, T* out, bool transpose,
+              void* workspace, Stream stream) {
+  Arena arena(workspace);
+  const FilterSpace<T> space(lattice, channels, &arena);
   const int stride = row_stride(channels);
   Queue queue(stream);
   queue_load(&queue, lattice.images, channels, lattice.points, values, space.rows);
   for_pack<T>(stride, [&](auto width) {
     constexpr int V = decltype(width)::value;
-    queue_filter<T, V>(lattice, tables, space, stride / V, transpose, &queue);
+    queue_filter<T, V>(lattice, space, stride / V, transpose, &queue);
   });
   queue_store(&queue, lattice.images, channels, lattice.points, space.rows, out);
   return queue.status();
 }
 
-template size_t filter_workspace(const LatticeBatch<float>&, int);
-template size_t filter_workspace(const LatticeBatch<double>&, int);
-template Status filter(const LatticeBatch<float>&, void*, int, const float*, float*, bool, void*, Stream);
-template Status filter(const LatticeBatch<double>&, void*, int, const double*, double*, bool, void*, Stream);
+template size_t filter_workspace(const Lattice<float>&, int);
+template size_t filter_workspace(const Lattice<double>&, int);
+template Status filter(const Lattice<float>&, int, const float*, float*, bool, void*, Stream);
+template Status filter(const Lattice<double>&, int, const double*, double*, bool, void*, Stream);
 
 DENSECRF_END

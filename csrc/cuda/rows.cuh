@@ -56,66 +56,65 @@ __device__ inline int64_t row_of_thread() { return int64_t(blockIdx.x) * blockDi
 
 constexpr int kTile = 32, kTileRows = 8;
 
-inline dim3 tile_blocks(int images, int64_t points, int stride) {
-  return dim3(blocks_for(points, kTile), blocks_for(stride, kTile), strided_blocks(images));
+// Steps from one value to the next along each axis of planes or rows; channels beyond `channels` are 0 when
+// read and not written.
+struct Layout {
+  int channels;
+  int64_t image, channel, point;
+};
+inline Layout planes_layout(int channels, int64_t points) { return {channels, channels * points, points, 1}; }
+inline Layout rows_layout(int channels, int64_t points, int stride) {
+  return {channels, points * stride, 1, stride};
 }
 
-// Channels that only pad a row are 0.
+// Calls f(channel, point) for a tile, threads side by side along the axis whose values lie side by side.
+template <class F>
+__device__ inline void for_tile(const Layout& layout, F f) {
+  const int x = int(threadIdx.x);
+#pragma unroll 1  // or registers spill
+  for (int j = int(threadIdx.y); j < kTile; j += kTileRows) layout.point == 1 ? f(j, x) : f(x, j);
+}
+
 template <class T>
 __global__ void __launch_bounds__(kTile* kTileRows)
-    load_rows(int images, int channels, int64_t points, int stride, const T* planes, T* rows) {
+    transpose(int images, int64_t points, Layout from, const T* in, Layout to, T* out) {
   __shared__ T tile[kTile][kTile + 1];
   const int64_t first_point = int64_t(blockIdx.x) * kTile;
   const int first_channel = int(blockIdx.y) * kTile;
   for (int64_t b = blockIdx.z; b < images; b += gridDim.z) {
-    for (int j = int(threadIdx.y); j < kTile; j += kTileRows) {
-      const int c = first_channel + j;
-      const int64_t p = first_point + threadIdx.x;
-      tile[j][threadIdx.x] = c < channels && p < points ? planes[(b * channels + c) * points + p] : T(0);
-    }
+    for_tile(from, [&](int c, int p) {
+      const int64_t channel = first_channel + c, point = first_point + p;
+      const bool there = channel < from.channels && point < points;
+      tile[c][p] = there ? in[b * from.image + channel * from.channel + point * from.point] : T(0);
+    });
     __syncthreads();
-    for (int j = int(threadIdx.y); j < kTile; j += kTileRows) {
-      const int c = first_channel + int(threadIdx.x);
-      const int64_t p = first_point + j;
-      if (c < stride && p < points) rows[(b * points + p) * stride + c] = tile[threadIdx.x][j];
-    }
+    for_tile(to, [&](int c, int p) {
+      const int64_t channel = first_channel + c, point = first_point + p;
+      if (channel < to.channels && point < points)
+        out[b * to.image + channel * to.channel + point * to.point] = tile[c][p];
+    });
     __syncthreads();
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(kTile* kTileRows)
-    store_rows(int images, int channels, int64_t points, int stride, const T* rows, T* planes) {
-  __shared__ T tile[kTile][kTile + 1];
-  const int64_t first_point = int64_t(blockIdx.x) * kTile;
-  const int first_channel = int(blockIdx.y) * kTile;
-  for (int64_t b = blockIdx.z; b < images; b += gridDim.z) {
-    for (int j = int(threadIdx.y); j < kTile; j += kTileRows) {
-      const int c = first_channel + int(threadIdx.x);
-      const int64_t p = first_point + j;
-      if (c < stride && p < points) tile[j][threadIdx.x] = rows[(b * points + p) * stride + c];
-    }
-    __syncthreads();
-    for (int j = int(threadIdx.y); j < kTile; j += kTileRows) {
-      const int c = first_channel + j;
-      const int64_t p = first_point + threadIdx.x;
-      if (c < channels && p < points) planes[(b * channels + c) * points + p] = tile[threadIdx.x][j];
-    }
-    __syncthreads();
-  }
+void queue_transpose(Queue* queue, int images, int64_t points, const Layout& from, const T* in,
+                     const Layout& to, T* out) {
+  const int channels = from.channels > to.channels ? from.channels : to.channels;
+  const dim3 blocks(blocks_for(points, kTile), blocks_for(channels, kTile), strided_blocks(images));
+  queue->run(blocks, dim3(kTile, kTileRows), transpose<T>, images, points, from, in, to, out);
 }
-
+// Channels that only pad a row become 0.
 template <class T>
 void queue_load(Queue* queue, int images, int channels, int64_t points, const T* planes, T* rows) {
   const int stride = row_stride(channels);
-  queue->run(tile_blocks(images, points, stride), dim3(kTile, kTileRows), load_rows<T>, images, channels,
-             points, stride, planes, rows);
+  queue_transpose(queue, images, points, planes_layout(channels, points), planes,
+                  rows_layout(stride, points, stride), rows);
 }
 template <class T>
 void queue_store(Queue* queue, int images, int channels, int64_t points, const T* rows, T* planes) {
-  const int stride = row_stride(channels);
-  queue->run(tile_blocks(images, points, stride), dim3(kTile, kTileRows), store_rows<T>, images, channels,
-             points, stride, rows, planes);
+  queue_transpose(queue, images, points, rows_layout(channels, points, row_stride(channels)), rows,
+                  planes_layout(channels, points), planes);
 }
 
 DENSECRF_END

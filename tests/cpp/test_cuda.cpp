@@ -1,6 +1,7 @@
 // The CUDA half, emulated, against the CPU's: the same lattices and grids, several schedules, workspaces of
 // exactly the size that was asked for, with garbage in them and guards around every array.
-#include <limits>
+#include <algorithm>
+#include <numeric>
 
 #include "cuda/device.h"
 #include "emulation/emu.h"
@@ -19,48 +20,41 @@ void in_schedules(size_t bytes, Body body) {
   });
 }
 
-template <class X>
-void append(std::vector<X>* to, const std::vector<X>& from) {
-  to->insert(to->end(), from.begin(), from.end());
-}
-
 // ---- lattice
 
-// Some lattices of images with as many points each, as a batch.
+// Some lattices of images with as many points each, as one.
 template <class T>
 struct Batch {
   std::vector<Lattice<T>> images;
   std::vector<T> weights;
-  std::vector<int32_t> simplex, simplex_vertices, chains;
-  std::vector<int64_t> chain_starts, before;
-  cuda::LatticeBatch<T> view{};
+  std::vector<int32_t> corner, sorted, starts, neighbours;
+  cuda::Lattice<T> view{};
 
   // `spread` of each image's features: points of a narrow one share a few simplices.
   Batch(std::mt19937& rng, int64_t points, int d, const std::vector<double>& spread) : images(spread.size()) {
-    int64_t simplices = 0, vertices = 0;
+    int64_t vertices = 0;
     for (size_t b = 0; b < images.size(); ++b) {
       Lattice<T>& image = images[b];
       CHECK(image.build(random_values<T>(rng, points * d, 0, spread[b]), d, b % 2, b % 2 == 0, 1) ==
             Status::kOk);
-      append(&before, {simplices, vertices, int64_t(chains.size())});
-      simplices += image.view.simplices;
+      weights.insert(weights.end(), image.weights.begin(), image.weights.end());
+      for (int64_t e = 0; e < points * (d + 1); ++e) {
+        const int64_t simplex = image.simplex[e / (d + 1)];
+        corner.push_back(int32_t(vertices + image.simplex_vertices[simplex * (d + 1) + e % (d + 1)]));
+      }
       vertices += image.view.vertices;
-      append(&weights, image.weights);
-      append(&simplex, image.simplex);
-      append(&simplex_vertices, image.simplex_vertices);
-      append(&chains, image.chains);
-      append(&chain_starts, image.chain_starts);
     }
+    sort_entries(vertices);
+    link(vertices, d);
     view = {int(images.size()),
             points,
             d,
             vertices,
-            simplex.data(),
             weights.data(),
-            simplex_vertices.data(),
-            chains.data(),
-            chain_starts.data(),
-            before.data(),
+            corner.data(),
+            sorted.data(),
+            starts.data(),
+            neighbours.data(),
             images[0].view.blur,
             images[0].view.alpha};
   }
@@ -76,16 +70,36 @@ struct Batch {
     }
     return out;
   }
-};
 
-template <class T>
-std::vector<char> tables_of(const cuda::LatticeBatch<T>& lattice) {
-  std::vector<char> tables(cuda::filter_tables_bytes(lattice));
-  std::vector<char> workspace(cuda::filter_tables_workspace(lattice), '\xff');
-  CHECK(cuda::make_filter_tables(lattice, tables.data(), workspace.data(), nullptr) == Status::kOk);
-  emulation::forget_guards();
-  return tables;
-}
+ private:
+  void sort_entries(int64_t vertices) {
+    sorted.resize(corner.size());
+    std::iota(sorted.begin(), sorted.end(), 0);
+    std::stable_sort(sorted.begin(), sorted.end(),
+                     [&](int32_t a, int32_t b) { return corner[a] < corner[b]; });
+    for (int64_t v = 0, e = 0; v <= vertices; ++v) {
+      while (e < int64_t(sorted.size()) && corner[sorted[e]] < v) ++e;
+      starts.push_back(int32_t(e));
+    }
+  }
+  void link(int64_t vertices, int d) {
+    neighbours.assign(2 * (d + 1) * vertices, -1);
+    int64_t before = 0;
+    for (const Lattice<T>& image : images) {
+      for (int axis = 0; axis <= d; ++axis) {
+        int32_t* of_axis = &neighbours[2 * (axis * vertices + before)];
+        for (int64_t i = image.chain_starts[axis]; i < image.chain_starts[axis + 1]; ++i) {
+          const int32_t lower = image.chains[i];
+          if (lower < 0) continue;  // the last of its chain
+          const int32_t next = image.chains[i + 1], upper = next < 0 ? ~next : next;
+          of_axis[2 * lower + 1] = int32_t(before + upper);
+          of_axis[2 * upper] = int32_t(before + lower);
+        }
+      }
+      before += image.view.vertices;
+    }
+  }
+};
 
 template <class T>
 void check_filter(std::mt19937& rng, const Batch<T>& batch, int channels) {
@@ -95,10 +109,9 @@ void check_filter(std::mt19937& rng, const Batch<T>& batch, int channels) {
     const std::vector<T> wanted = batch.on_cpu(channels, values, transpose);
     Same<T> same;
     in_schedules(cuda::filter_workspace(batch.view, channels), [&](void* workspace) {
-      std::vector<char> tables = tables_of(batch.view);
       std::vector<T> out(size, T(-7));
-      CHECK(cuda::filter(batch.view, tables.data(), channels, values.data(), out.data(), transpose, workspace,
-                         nullptr) == Status::kOk);
+      CHECK(cuda::filter(batch.view, channels, values.data(), out.data(), transpose, workspace, nullptr) ==
+            Status::kOk);
       CHECK(near(out, wanted, rounding<T>() / 10));
       same.add(out);
     });
@@ -161,12 +174,6 @@ void test_grids() {
 
 // What goes wrong at the first launch comes back, and nothing is launched after it.
 void test_errors() {
-  std::mt19937 rng(12);
-  Batch<float> batch(rng, 5, 2, {1.0});
-  cuda::LatticeBatch<float> large = batch.view;
-  large.points = int64_t(1) << 31;
-  CHECK(cuda::make_filter_tables(large, nullptr, nullptr, nullptr) == Status::kTooManyVertices);
-
   // No device has blocks for so many channels.
   const Grid<float> grid({1, 1, 1}, {1, 1, 1}, {0, 0, 0});
   const int channels = 32 * 65535 + 1;

@@ -116,27 +116,29 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
 }
 
 // One operating system thread: nothing comes in between.
+template <class T, class F>
+T atomic_update(T* at, F updated) {
+  const T old = *at;
+  *at = updated(old);
+  return old;
+}
 template <class T>
 T atomicAdd(T* at, T value) {
-  const T old = *at;
-  *at = old + value;
-  return old;
+  return atomic_update(at, [&](T old) { return old + value; });
 }
 template <class T>
 T atomicMax(T* at, T value) {
-  const T old = *at;
-  *at = std::max(old, value);
-  return old;
+  return atomic_update(at, [&](T old) { return std::max(old, value); });
 }
 template <class T>
-T atomicExch(T* at, T value) {
-  const T old = *at;
-  *at = value;
-  return old;
+T atomicMin(T* at, T value) {
+  return atomic_update(at, [&](T old) { return std::min(old, value); });
+}
+template <class T>
+T atomicOr(T* at, T value) {
+  return atomic_update(at, [&](T old) { return old | value; });
 }
 template <class T>
 T atomicCAS(T* at, T expected, T value) {
-  const T old = *at;
-  if (old == expected) *at = value;
-  return old;
+  return atomic_update(at, [&](T old) { return old == expected ? value : old; });
 }
