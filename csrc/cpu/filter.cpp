@@ -76,7 +76,7 @@ bool weights_grad_channels(const LatticeView<T>& lattice, int channels, const T*
                            T* grad_weights, int threads, void* workspace) {
   Arena arena(workspace);
   FilterGradSpace<T> space(lattice, channels, threads, &arena);
-  const int stride = SlabPlan(channels).stride(), corners = lattice.dims + 1;
+  const int stride = SlabPlan(channels).stride();
   const int64_t points = lattice.points;
   bool finite[kMaxThreads];
   int size = 1;
@@ -104,14 +104,12 @@ bool weights_grad_channels(const LatticeView<T>& lattice, int channels, const T*
     forward.blur(team, thread, 0, false);
     backward.blur(team, thread, 0, true);
     team.barrier();
-    T dots[kChunk * (kMaxDims + 1)];
     for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
-      for (int i = 0; i < count * corners; ++i) dots[i] = 0;
       load(values, first, count, value_rows);
       load(grad, first, count, grad_rows);
-      forward.corner_dots(forward.blurred(0), first, count, grad_rows, dots);
-      backward.corner_dots(backward.blurred(0), first, count, value_rows, dots);
-      for (int i = 0; i < count * corners; ++i) grad_weights[first * corners + i] += lattice.alpha * dots[i];
+      forward.corner_dots(forward.blurred(0), first, count, grad_rows, lattice.alpha, nullptr, grad_weights);
+      backward.corner_dots(backward.blurred(0), first, count, value_rows, lattice.alpha, nullptr,
+                           grad_weights);
     });
   });
   for (int t = 0; t < size; ++t) {

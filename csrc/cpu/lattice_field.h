@@ -124,11 +124,14 @@ class LatticeField {
       });
     }
   }
-  void corner_dots(VertexValues<T> values, int64_t first, int count, const T* rows, T* dots) const {
+  // dots: [N, d+1], of which those of the points from `first` on are added to.
+  void corner_dots(VertexValues<T> values, int64_t first, int count, const T* rows, T gain, const T* scale,
+                   T* dots) const {
+    dots += first * (lattice_.dims + 1);
     for (int s = 0; s < plan_.slabs(); ++s) {
       for_width(plan_.width(s), [&](auto w) {
         dots_function<T, decltype(w)::value>(lattice_.dims)(lattice_, values, plan_.column(s), first, count,
-                                                            rows, dots, plan_.stride());
+                                                            rows, gain, scale, dots, plan_.stride());
       });
     }
   }

@@ -10,10 +10,11 @@
 //
 // K = diag(out) S B S^T diag(in), S holding the barycentric weights.  Gradients inside the filter want E^T g
 // rather than g: then it is G_k = E_k^T g_{t+1} that is splatted (both commute: E works on labels, K on
-// points), and with V the filtered values of Q_t and U those of G, point p and its corner c,
-//   dQ = sum_k in U-sliced          dE = g (K Q)^T
+// points), and with V the filtered values of Q_t and U those of G, point p and its corner c, V_p and U_p what
+// is sliced of them without normalisation,
+//   dQ_p = sum_k in_p U_p                 dE = g (out V_p)^T
 //   dS[p, c] = out_p G_p . V_c + in_p Q_p . U_c
-//   d out_p = sum_c S[p, c] G_p . V_c        d in_p = sum_c S[p, c] Q_p . U_c
+//   d out_p = G_p . V_p                   d in_p = Q_p . U_p
 // A bandwidth of a grid is one more filter of what was splatted, with the taps' derivative (a probe).
 #include "cpu/ops.h"
 #include "cpu/points.h"
@@ -52,7 +53,7 @@ class Backward {
       outer_[t] = arena->template take<double>(outer_at(kernels_));
       slopes_[t] = arena->template take<double>(request.num_probes);
       partial_[t] = arena->template take<T>(int64_t(stride_) * (any_matrix() ? r_.labels : 1));
-      dots_[t] = arena->template take<T>(int64_t(kChunk) * (most_dims_ + 1));
+      sliced_[t] = arena->template take<T>(int64_t(kernels_) * kChunk * stride_);
     }
   }
 
@@ -83,7 +84,6 @@ class Backward {
       backward_[k].layout_probe(view, plan_, r_.threads, arena, backward_[request_.probe_of[k - kernels_]]);
     else
       backward_[k].layout(view, plan_, r_.threads, arena);
-    if (view.lattice) most_dims_ = larger(most_dims_, view.lattice->dims);
     if (!view.lattice) row_points_ = view.grid->size[2];
     grid_ = grid_ || !view.lattice;
   }
@@ -151,7 +151,9 @@ class Backward {
     T* rows = sum_ + first * stride_;
     if (!load_points(request_.grad, r_.points, r_.labels, first, count, stride_, rows))
       finite_[thread] = false;
-    if (r_.iterations > 0) send(thread, first, count, r_.iterations, rows);
+    if (r_.iterations == 0) return;
+    for (int k = 0; k < kernels_ && inner_; ++k) slice_values(thread, k, first, count, r_.iterations);
+    send(thread, first, count, r_.iterations, rows);
   }
 
   void step_back(int thread, Range mine, int t) {
@@ -175,20 +177,35 @@ class Backward {
       return;
     }
     const T* in = scores_ + first * stride_;
-    for (int k = 0; k < kernels_ && t > 0; ++k) {
+    for (int k = 0; k < kernels_ && t > 0; ++k, in = q) {
       const Term<T>& term = forward_[k];
-      if (term.coupling.is_scalar()) {
+      if (term.coupling.is_scalar() && !inner_) {
         term.slice(first, count, t - 1, term.coupling.scalar(), in, q);
-      } else {
-        if (in != q) copy(count, in, q);
-        T* message = scratch(thread, kMessage);
-        term.slice(first, count, t - 1, T(1), scratch(thread, kZeros), message);
-        term.coupling.apply(count, message, q);
+        continue;
       }
-      in = q;
+      if (in != q) copy(count, in, q);
+      if (inner_) {
+        slice_values(thread, k, first, count, t);
+        term.coupling.apply(count, message(thread, k, first, count), q);
+      } else {
+        term.slice(first, count, t - 1, T(1), scratch(thread, kZeros), sliced(thread, k));
+        term.coupling.apply(count, sliced(thread, k), q);
+      }
     }
     if (in != q) copy(count, in, q);
     softmax(count, stride_, false, q);
+  }
+  // What update t took from kernel k, and with the normalisation.
+  void slice_values(int thread, int k, int64_t first, int count, int t) const {
+    forward_[k].slice_without_norm(first, count, t - 1, scratch(thread, kZeros), sliced(thread, k));
+  }
+  const T* message(int thread, int k, int64_t first, int count) const {
+    const T* norm = r_.kernels[k].norm_out;
+    if (!norm) return sliced(thread, k);
+    T* rows = scratch(thread, kMessage);
+    std::memset(static_cast<void*>(rows), 0, size_t(count) * stride_ * sizeof(T));
+    add_normalised(T(1), norm, first, count, sliced(thread, k), rows);
+    return rows;
   }
 
   // g_t, through update t: splatted for the next step back, and against what the update filtered.
@@ -198,13 +215,9 @@ class Backward {
       backward_[k].splat(thread, first, count, round(t) + 1, rows);
       if (!inner_) continue;
       const TermGradient<T>& wanted = request_.gradients[k];
-      if (wanted.couplings) {
-        T* message = scratch(thread, kMessage);
-        forward_[k].slice(first, count, t - 1, T(1), scratch(thread, kZeros), message);
-        add_couplings(thread, k, count, g, message);
-      }
-      side_gradients(thread, forward_[k], gain(k), first, count, t - 1, rows, r_.kernels[k].norm_out,
-                     wanted.weights, wanted.norm_out);
+      if (wanted.couplings) add_couplings(thread, k, count, g, message(thread, k, first, count));
+      if (wanted.norm_out) add_norm_grad(gain(k), first, count, rows, sliced(thread, k), wanted.norm_out);
+      if (wanted.weights) forward_[k].add_weights_grad(first, count, t - 1, gain(k), rows, wanted.weights);
     }
   }
   // E^T g, or g itself where E is a number, which is then the gain of what comes of it.
@@ -223,9 +236,11 @@ class Backward {
     for (int k = 0; k < kernels_; ++k) {
       const TermGradient<T>& wanted = request_.gradients[k];
       if (inner_) {
-        backward_[k].slice(first, count, round(t), gain(k), g, g);
-        side_gradients(thread, backward_[k], gain(k), first, count, round(t), q, r_.kernels[k].norm_in,
-                       wanted.weights, wanted.norm_in);
+        T* values = scratch(thread, kMessage);
+        backward_[k].slice_without_norm(first, count, round(t), scratch(thread, kZeros), values);
+        if (wanted.norm_in) add_norm_grad(gain(k), first, count, q, values, wanted.norm_in);
+        if (wanted.weights) backward_[k].add_weights_grad(first, count, round(t), gain(k), q, wanted.weights);
+        add_normalised(gain(k), r_.kernels[k].norm_in, first, count, values, g);
       } else if (forward_[k].coupling.is_scalar() && !wanted.couplings) {
         backward_[k].slice(first, count, round(t), gain(k), g, g);
       } else {
@@ -297,33 +312,15 @@ class Backward {
     }
   }
 
-  // Adds gain times rows against the filtered values of one side, whose normalisation is `norm`: gradients of
-  // the barycentric weights and of the normalisation, where wanted.
-  void side_gradients(int thread, const Term<T>& term, T gain, int64_t first, int count, int round,
-                      const T* rows, const T* norm, T* grad_weights, T* grad_norm) const {
-    if (!grad_weights && !grad_norm) return;
-    if (!term.view.lattice) {
-      T* sliced = scratch(thread, kMessage);
-      term.slice_without_norm(first, count, round, scratch(thread, kZeros), sliced);
-      for (int p = 0; p < count && grad_norm; ++p)
-        grad_norm[first + p] += gain * dot(rows + p * stride_, sliced + p * stride_);
-      return;
-    }
-    const LatticeView<T>& lattice = *term.view.lattice;
-    const int corners = lattice.dims + 1;
-    T* dots = dots_[thread];
-    std::memset(static_cast<void*>(dots), 0, size_t(count) * corners * sizeof(T));
-    term.corner_dots(first, count, round, rows, dots);
-    gain *= lattice.alpha;
-    for (int p = 0; p < count; ++p, dots += corners) {
-      const int64_t at = (first + p) * corners;
-      const T scale = gain * (norm ? norm[first + p] : T(1));
-      T sum = 0;
-      for (int c = 0; c < corners; ++c) {
-        sum += lattice.weights[at + c] * dots[c];
-        if (grad_weights) grad_weights[at + c] += scale * dots[c];
-      }
-      if (grad_norm) grad_norm[first + p] += gain * sum;
+  // Gradient of a normalisation's factors, from the rows on either side of them.
+  void add_norm_grad(T gain, int64_t first, int count, const T* rows, const T* values, T* grad) const {
+    for (int p = 0; p < count; ++p) grad[first + p] += gain * dot(rows + p * stride_, values + p * stride_);
+  }
+  // out += gain * norm * values
+  void add_normalised(T gain, const T* norm, int64_t first, int count, const T* values, T* out) const {
+    for (int p = 0; p < count; ++p, values += stride_, out += stride_) {
+      const T factor = norm ? gain * norm[first + p] : gain;
+      for (int c = 0; c < stride_; ++c) out[c] += factor * values[c];
     }
   }
 
@@ -362,6 +359,7 @@ class Backward {
   void copy(int count, const T* from, T* to) const {
     std::memcpy(static_cast<void*>(to), from, size_t(count) * stride_ * sizeof(T));
   }
+  T* sliced(int thread, int k) const { return sliced_[thread] + int64_t(k) * kChunk * stride_; }
   T* scratch(int thread, Scratch i) const { return scratch_[thread] + int64_t(i) * kChunk * stride_; }
 
   const MeanFieldGradRequest<T>& request_;
@@ -375,14 +373,13 @@ class Backward {
   int64_t row_points_;
   Shares<T> shares_;
   bool grid_ = false;
-  int most_dims_ = 0;
   T* scores_ = nullptr;          // [N, stride]
   T* sum_ = nullptr;             // [N, stride] of all g
   double* outer_[kMaxThreads];   // the couplings' gradients, thread by thread
   double* slopes_[kMaxThreads];  // and those of the probes' bandwidths
   T* partial_[kMaxThreads];      // a chunk's part of them
   T* scratch_[kMaxThreads];
-  T* dots_[kMaxThreads];
+  T* sliced_[kMaxThreads];  // [kernels, chunk, stride] what an update took, without normalisation
   bool finite_[kMaxThreads];
   Status status_ = Status::kOk;
 };

@@ -21,10 +21,10 @@ template <class T>
 using SplatFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first,
                          int count, const T* in, const T* in_scale, int stride);
 
-// dots[p, k] += rows[p] . values[vertex_k], over the channels of the slab
+// dots[p, k] += gain * scale[p] * rows[p] . values[vertex_k], over the channels of the slab
 template <class T>
 using DotsFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first,
-                        int count, const T* rows, T* dots, int stride);
+                        int count, const T* rows, T gain, const T* scale, T* dots, int stride);
 
 template <class T, int D, int W>
 void slice_points(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count,
@@ -66,17 +66,18 @@ void splat_points(const LatticeView<T>& lattice, VertexValues<T> values, int col
 
 template <class T, int D, int W>
 void corner_dots(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count,
-                 const T* rows, T* dots, int stride) {
+                 const T* rows, T gain, const T* scale, T* dots, int stride) {
   const int corners = (D ? D : lattice.dims) + 1;
   const T* slab = values.slab(column);
   rows += column;
   for (int p = 0; p < count; ++p, rows += stride, dots += corners) {
     const int32_t* id = lattice.simplex_vertices + int64_t(lattice.simplex[first + p]) * corners;
     const auto row = Row<T, W>::load(rows);
+    const T factor = scale ? gain * scale[first + p] : gain;
     for (int k = 0; k < corners; ++k) {
       auto product = Row<T, W>::load(slab + int64_t(id[k]) * W);
       product.multiply(row);
-      dots[k] += total(product);
+      dots[k] += factor * total(product);
     }
   }
 }

@@ -67,25 +67,25 @@ class Term {
     else
       grid_.filter(team, thread, round);  // its own transpose
   }
-  // out = in + gain * filtered values
+  // out = in + gain * filtered values, with and without the normalisation
   void slice(int64_t first, int count, int round, T gain, const T* in, T* out) const {
-    if (view.lattice) {
-      return lattice_.slice(lattice_.blurred(round), first, count, in, gain * view.lattice->alpha,
-                            view.norm_out, out);
-    }
-    slice_grid(first, count, round, gain, in, view.norm_out, out);
+    slice_scaled(first, count, round, gain, in, view.norm_out, out);
   }
-  // The same of a grid, without its normalisation.
   void slice_without_norm(int64_t first, int count, int round, const T* in, T* out) const {
-    slice_grid(first, count, round, T(1), in, nullptr, out);
+    slice_scaled(first, count, round, T(1), in, nullptr, out);
   }
-  // dots[p, k] += rows[p] . value of corner k of point p (lattices)
-  void corner_dots(int64_t first, int count, int round, const T* rows, T* dots) const {
-    lattice_.corner_dots(lattice_.blurred(round), first, count, rows, dots);
+  // Adds gain * norm * rows against the filtered values of each point's corners: a gradient [N, d+1] of the
+  // barycentric weights (lattices).
+  void add_weights_grad(int64_t first, int count, int round, T gain, const T* rows, T* grad) const {
+    lattice_.corner_dots(lattice_.blurred(round), first, count, rows, gain * view.lattice->alpha,
+                         view.norm_out, grad);
   }
 
  private:
-  void slice_grid(int64_t first, int count, int round, T gain, const T* in, const T* norm, T* out) const {
+  void slice_scaled(int64_t first, int count, int round, T gain, const T* in, const T* norm, T* out) const {
+    if (view.lattice) {
+      return lattice_.slice(lattice_.blurred(round), first, count, in, gain * view.lattice->alpha, norm, out);
+    }
     const int64_t width = view.grid->size[2], x = first % width;
     grid_.slice(first / width, x, count, round, gain, in, norm, out);
   }
