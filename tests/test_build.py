@@ -259,7 +259,7 @@ def run_build(package: Path, **switches: str) -> set[str]:
     run = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=package,
-        env={**os.environ, **switches},
+        env={**os.environ, "DENSECRF_CUDA": "0", **switches},
         capture_output=True,
         text=True,
         check=False,
