@@ -356,8 +356,11 @@ def test_without_a_driver_the_extension_says_so():
 # ---- what only a GPU shows -----------------------------------------------------------------------------------
 
 
+QUEUED = "lattice_filter", "lattice_norm", "grid_filter", "spatial_term"
+
+
 def queued(device):
-    """Calls that wait for nothing: name -> (function of values [2, 3, 35], values)."""
+    """Calls that wait for nothing: by name, a function of values [2, 3, 35], and such values."""
     built, sigma = Built(2, 35, 3, dtype=torch.float32), torch.tensor([1.3, 2.2])
     lattice = moved([built.weights, built.on_device], device.device)
     values = random(2, 3, 35, dtype=torch.float32, grad=False)
@@ -365,10 +368,11 @@ def queued(device):
         "lattice_filter": (lambda v: _ops.lattice_filter(v, *lattice, "tuned", False), values),
         "lattice_norm": (lambda v: _ops.lattice_norm(*lattice, v[:, 0].abs(), "tuned", -0.5), values),
         "grid_filter": (lambda v: _ops.grid_filter(v, sigma, [5, 7]), values),
+        "spatial_term": (lambda v: F.spatial_term(sigma, [5, 7], batch=2, device=v.device).filter(v), values),
     }
 
 
-@pytest.mark.parametrize("name", ["lattice_filter", "lattice_norm", "grid_filter"])
+@pytest.mark.parametrize("name", QUEUED)
 def test_work_follows_the_current_stream(gpu, name):
     function, values = queued(gpu)[name]
     values = values.to(gpu.device)
@@ -384,7 +388,7 @@ def test_work_follows_the_current_stream(gpu, name):
     assert torch.equal(out, expected)
 
 
-@pytest.mark.parametrize("name", ["lattice_filter", "lattice_norm", "grid_filter"])
+@pytest.mark.parametrize("name", QUEUED)
 def test_calls_are_captured_in_a_graph(gpu, name):
     function, values = queued(gpu)[name]
     given = values.to(gpu.device)
