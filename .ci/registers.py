@@ -69,6 +69,7 @@ def read(text: str, arch: str, usages: dict[str, Usage]) -> None:
 
 
 def main(archs: list[str]) -> None:
+    """Print the table."""
     build = load_setup()
     cuda = build.find_cuda()
     if cuda is None:

@@ -2,10 +2,10 @@
 
     python benchmarks/gpu_check.py [--out FILE]
 
-builds densecrf in place for this machine's GPU, runs the tests that want one, looks for races and stray reads and writes
-with compute-sanitizer, takes times (bench_gpu.py), and writes one JSON file: the GPU, driver and versions, the commit,
-and outcome and seconds of every step. A step that fails does not stop the others. Exit status: 0 if all passed, 1 if
-not, 2 where there is no GPU.
+builds densecrf in place for this machine's GPU, runs the tests that want one, looks for races and stray reads and
+writes with compute-sanitizer, takes times (bench_gpu.py), and writes one JSON file: the GPU, driver and versions, the
+commit, and outcome and seconds of every step. A step that fails does not stop the others. Exit status: 0 if all passed,
+1 if not, 2 where there is no GPU.
 
 Needs torch for CUDA, nvcc, and what the extra [test] brings.
 """
@@ -48,7 +48,7 @@ def said(command: list[str]) -> str:
 
 def machine(gpu: str) -> dict[str, Any]:
     name, driver, capability = (part.strip() for part in gpu.splitlines()[0].split(","))
-    versions = "import json, torch, numpy; print(json.dumps([torch.__version__, torch.version.cuda, numpy.__version__]))"
+    versions = "import json, torch as t, numpy; print(json.dumps([t.__version__, t.version.cuda, numpy.__version__]))"
     torch, torch_cuda, numpy = json.loads(said([sys.executable, "-c", versions]) or "[null, null, null]")
     nvcc = re.search(r"release \S+, V(\S+)", said(["nvcc", "--version"]))
     return {

@@ -52,7 +52,7 @@ def queue(name: str, like: Tensor, sizes: Sequence[Any], *others: Any) -> None:
     `sizes` come first and decide how large the workspace is. Tensors stand for their addresses.
     """
     functions = _native.cuda_ops(_ops.dtype_of(like))
-    with torch.cuda.device_of(like):
+    with torch.cuda.device(like.get_device()):  # -1, none, for a CPU tensor
         stream = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0  # 0: emulated
         nbytes = getattr(functions, f"{name}_workspace")(*_addresses(sizes))
         workspace = torch.empty(nbytes, dtype=torch.uint8, device=like.device)

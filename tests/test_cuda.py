@@ -226,10 +226,11 @@ def test_norms(device, images, power, dtype):
 
 
 def test_norm_is_0_where_nobody_is_in_reach(device):
-    mask = torch.zeros(1, 35, dtype=torch.float64)
-    mask[0, 0] = 1
-    sigma = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    same(device, _ops.grid_norm, sigma, mask, [5, 7], -0.5)
+    built = Built(2, 20, 3)
+    built.weights[1, 7] = 0
+    cpu, there = ((built.weights, index, NONE.double(), "tuned", -0.5) for index in (built.index, built.on_device))
+    same(device, _ops.lattice_norm, *there, of=cpu)
+    assert _ops.lattice_norm(*cpu)[1, 7] == 0
 
 
 @pytest.mark.parametrize("normalization", ["symmetric", "after", "before", "none"])

@@ -19,7 +19,8 @@ class Term(NamedTuple):
     """One pairwise kernel on one batch of images, with its normalisation: what `mean_field` takes.
 
     A lattice (weights and index arrays) or the spatial Gaussian (sigma, bandwidths in pixels per axis, which may stay
-    on the CPU); what it has not is empty. Built by `features_term` and `spatial_term`, reused by every iteration and by the backward pass.
+    on the CPU); what it has not is empty. Built by `features_term` and `spatial_term`, reused by every iteration and by
+    the backward pass.
     """
 
     weights: Tensor  # barycentric weights [B, n, d + 1]
