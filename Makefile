@@ -1,12 +1,13 @@
 # Short names for what CONTRIBUTING.md describes.
 VENV ?= .venv
 BIN = $(VENV)/bin
+PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 SANITIZERS = address,undefined
 
-.PHONY: help install build test cpp-test lint format asan tsan bench ci clean
+.PHONY: help install build test cpp-test lint format asan tsan cuda gpu-check bench ci clean
 
 help:
-	@echo "make install | build | test | cpp-test | lint | format | asan | tsan | bench | ci | clean"
+	@echo "make install | build | test | cpp-test | lint | format | asan | tsan | cuda | gpu-check | bench | ci | clean"
 
 $(BIN)/python:
 	python3 -m venv $(VENV)
@@ -38,6 +39,12 @@ asan:  ## C++ tests and the fuzz test under AddressSanitizer and UndefinedBehavi
 
 tsan:  ## C++ tests under ThreadSanitizer
 	DENSECRF_SANITIZE=thread $(BIN)/python setup.py -q cpp_tests
+
+cuda:  ## the CUDA half on a machine without a GPU
+	.ci/cuda $(VENV)
+
+gpu-check:  ## all that only a GPU shows; PYTHON: one with torch for CUDA
+	$(PYTHON) benchmarks/gpu_check.py
 
 bench:
 	$(BIN)/pip install -q -c constraints.txt ".[bench]"

@@ -11,8 +11,8 @@ Switches, all environment variables:
 ``DENSECRF_SANITIZE=address,undefined``
     any list that ``-fsanitize=`` takes; ``-O1 -g``, assertions on, SIMD levels up to AVX2 only.
 ``DENSECRF_CUDA=0|1|auto``
-    whether csrc/cuda is compiled into the package: no (also when unset, as long as nothing calls it), yes, or if
-    there is an nvcc (in CUDA_HOME, on PATH or in /usr/local/cuda).
+    whether csrc/cuda is compiled into the package: no, yes, or (also when unset) if there is an nvcc (in CUDA_HOME,
+    on PATH or in /usr/local/cuda).
 ``DENSECRF_CUDA_ARCHS="80 90"``
     compute capabilities to compile it for, the last one as PTX too; 80 90 100 120 when unset.
 ``MAX_JOBS=n``
@@ -25,6 +25,8 @@ Commands beside those of setuptools:
 ``python setup.py cpp_tests``
     builds ``tests/cpp/*.cpp`` against the engine (without Python) and runs them, at the lowest SIMD level and
     at the best that the processor has.
+``python setup.py build_emulated``
+    builds ``build/emulated/_emulated``: what ``densecrf._C.cuda`` holds, with kernels that run on the CPU, for tests.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ from setuptools.errors import CompileError
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
+CUDA_BINDING = CSRC / "python" / "cuda.cpp"
 
 # Sources of csrc/cpu that are compiled once, without -march; everything else there once per SIMD level.
 COMPILED_ONCE = ("dispatch.cpp", "memory.cpp", "parallel.cpp")
@@ -210,7 +213,7 @@ class Cuda:
 
 def find_cuda() -> Cuda | None:
     """The toolkit to compile csrc/cuda with, or None where that is not wanted or, with auto, not possible."""
-    wanted = os.environ.get("DENSECRF_CUDA", "").strip() or "0"
+    wanted = os.environ.get("DENSECRF_CUDA", "").strip() or "auto"
     if wanted not in ("0", "1", "auto"):
         raise CompileError(f"DENSECRF_CUDA must be 0, 1 or auto; got {wanted!r}.")
     if wanted == "0":
@@ -247,7 +250,10 @@ def cuda_archs(nvcc: str) -> tuple[str, ...]:
         )
     archs = tuple(wanted) or tuple(arch for arch in CUDA_ARCHS if arch in known)
     if not archs:
-        raise CompileError(f"{nvcc} knows none of {', '.join(CUDA_ARCHS)}: set DENSECRF_CUDA_ARCHS.")
+        raise CompileError(
+            f"{nvcc} knows none of {', '.join(CUDA_ARCHS)}: set DENSECRF_CUDA_ARCHS, or DENSECRF_CUDA=0 to build for "
+            "the CPU only."
+        )
     return archs
 
 
@@ -309,17 +315,31 @@ def engine_groups(levels: dict[str, list[str]], mode: Mode) -> list[Group]:
     return groups
 
 
+EMULATION = ROOT / "tests" / "cpp" / "emulation"
+EMULATED = ("-include", str(EMULATION / "emu.h"))
+
+
 def emulated_group(mode: Mode) -> Group:
-    """The CUDA sources, compiled to run on the CPU, for the C++ tests."""
-    emulation = ROOT / "tests" / "cpp" / "emulation"
+    """The CUDA sources, compiled to run on the CPU, for tests."""
     # CUB does not compile so; emulation/sort.cpp takes its place.
     kernels = [source for source in sorted((CSRC / "cuda").glob("*.cu")) if source.name != "sort.cu"]
-    flags = (*mode.optimise("-O1"), "-Wno-unknown-pragmas", "-x", "c++", "-include", str(emulation / "emu.h"))
-    return Group("emulated", (*kernels, *sorted(emulation.glob("*.cpp"))), flags)
+    flags = (*mode.optimise("-O1"), "-Wno-unknown-pragmas", "-x", "c++", *EMULATED)
+    return Group("emulated", (*kernels, *sorted(EMULATION.glob("*.cpp"))), flags)
 
 
-def python_group(mode: Mode, version: str) -> Group:
+def python_group(mode: Mode, version: str, cuda: Cuda | None) -> Group:
     """The binding: the only sources that see Python and pybind11."""
+    sources = set((CSRC / "python").glob("*.cpp")) - ({CUDA_BINDING} if cuda is None else set())
+    flags = (*python_flags(mode), f'-DDENSECRF_VERSION="{version}"', *([] if cuda is None else ["-DDENSECRF_CUDA"]))
+    return Group("python" if cuda is None else "python_cuda", tuple(sorted(sources)), flags)
+
+
+def emulated_python_group(mode: Mode) -> Group:
+    """The binding of the emulated kernels."""
+    return Group("python_emulated", (CUDA_BINDING,), (*python_flags(mode), *EMULATED))
+
+
+def python_flags(mode: Mode) -> list[str]:
     python = Path(sysconfig.get_path("include"))
     if not (python / "Python.h").exists():
         raise CompileError(
@@ -327,8 +347,7 @@ def python_group(mode: Mode, version: str) -> Group:
             "(Debian and Ubuntu: apt install python3-dev)."
         )
     includes = [f"-I{pybind11_headers()}", f"-I{python}", f"-I{sysconfig.get_path('platinclude')}"]
-    flags = (*mode.optimise("-O2"), f'-DDENSECRF_VERSION="{version}"', *dict.fromkeys(includes))
-    return Group("python", tuple(sorted((CSRC / "python").glob("*.cpp"))), flags)
+    return [*mode.optimise("-O2"), *dict.fromkeys(includes)]
 
 
 def pybind11_headers() -> Path:
@@ -374,9 +393,10 @@ def ninja_file(
     engine: list[Group],
     python: Group,
     emulated: Group,
+    emulated_python: Group,
     tests: Group,
 ) -> str:
-    """Text of build.ninja with the targets ``_C.so`` and ``cpp_tests``."""
+    """Text of build.ninja with the targets ``_C.so``, ``_emulated.so`` and ``cpp_tests``."""
     compiler, links = shell(command), shell(link_flags(mode))
     lines = [
         "ninja_required_version = 1.5",
@@ -398,13 +418,15 @@ def ninja_file(
             "  description = CUDA $out",
         ]
     kernels = cuda_group(cuda, command, mode)
-    for group in (python, kernels, *engine, emulated, tests):
+    for group in (python, kernels, *engine, emulated, emulated_python, tests):
         lines += compile_lines(group)
     objects = " ".join(target for group in engine for target in group.objects())
     lines.append(f"build _C.so: link {' '.join([*python.objects(), *kernels.objects()])} {objects}")
     lines.append(f"  flags = {shell(module_flags())}")
     if cuda:
         lines.append(f"  libraries = {shell([str(cuda.runtime), '-ldl', '-lrt'])}")
+    lines.append(f"build _emulated.so: link {' '.join([*emulated_python.objects(), *emulated.objects()])}")
+    lines.append(f"  flags = {shell(module_flags())}")
     programs = [target.removesuffix(".o") for target in tests.objects()]
     objects = " ".join([*emulated.objects(), objects])
     lines += [f"build {program}: link {program}.o {objects}" for program in programs]
@@ -441,6 +463,8 @@ def build(target: str, version: str) -> Build:
     command = find_compiler(mode)
     levels = simd_levels(command, mode)
     emulates = compiles_for_x86_64(command)
+    if target == "_emulated.so" and not emulates:
+        raise CompileError("densecrf: CUDA is emulated on x86-64 only.")
     emulated = emulated_group(mode) if emulates else Group("emulated", (), ())
     programs = sorted((ROOT / "tests" / "cpp").glob("*.cpp"))
     tests = Group(
@@ -449,17 +473,21 @@ def build(target: str, version: str) -> Build:
     directory = mode.build_dir
     directory.mkdir(parents=True, exist_ok=True)
     cuda = find_cuda()
-    engine, python = engine_groups(levels, mode), python_group(mode, version)
-    text = ninja_file(command, mode, cuda, engine, python, emulated, tests)
+    engine, python = engine_groups(levels, mode), python_group(mode, version, cuda)
+    text = ninja_file(command, mode, cuda, engine, python, emulated, emulated_python_group(mode), tests)
     (directory / "build.ninja").write_text(text)
-    device = f"CUDA {cuda.release} for {', '.join(cuda.archs)}" if cuda else "no CUDA"
+    if cuda:
+        device = f"CUDA {cuda.release} for {', '.join(cuda.archs)}"
+    else:
+        device = "no CUDA, as asked" if os.environ.get("DENSECRF_CUDA", "").strip() == "0" else "no CUDA, without nvcc"
     print(f"densecrf: {shlex.join(command)}, SIMD levels {', '.join(levels)}, {device}", flush=True)
     jobs = os.environ.get("MAX_JOBS", "")
     if jobs and not (jobs.isdecimal() and int(jobs) > 0):
         raise CompileError(f"MAX_JOBS must be a positive whole number; got {jobs!r}.")
     run = [*ninja_command(), "-C", str(directory), *(["-j", jobs] if jobs else []), target]
     if subprocess.run(run, check=False).returncode:
-        raise CompileError(f"densecrf: {shlex.join(command)} failed; its own message is above.")
+        also = f" or {cuda.nvcc} (DENSECRF_CUDA=0 does without)" if cuda else ""
+        raise CompileError(f"densecrf: {shlex.join(command)}{also} failed; its own message is above.")
     return Build(directory, [directory / target.removesuffix(".o") for target in tests.objects()])
 
 
@@ -471,23 +499,41 @@ class BuildExtension(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         built = build("_C.so", self.distribution.get_version()).directory / "_C.so"
-        target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # A new file in place of the old, never written into: a running process may have that one mapped.
-        partial = target.with_name(f"{target.name}.{os.getpid()}")
-        shutil.copy(built, partial)
-        partial.replace(target)
+        put(built, Path(self.get_ext_fullpath(ext.name)))
 
 
-class CppTests(Command):
-    """``cpp_tests``: build and run tests/cpp/*.cpp."""
+def put(built: Path, target: Path) -> None:
+    """A new file in place of the old, never written into: a running process may have that one mapped."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
+    shutil.copy(built, partial)
+    partial.replace(target)
 
-    description = "build and run the C++ tests"
+
+class PlainCommand(Command):
+    """A command without options."""
+
     user_options: list[tuple[str, str, str]] = []
 
     def initialize_options(self) -> None: ...
 
     def finalize_options(self) -> None: ...
+
+
+class BuildEmulated(PlainCommand):
+    """``build_emulated``: the CUDA functions with kernels that run on the CPU, as an extension of their own."""
+
+    description = "build the CUDA functions for tests without a GPU"
+
+    def run(self) -> None:
+        built = build("_emulated.so", self.distribution.get_version()).directory / "_emulated.so"
+        put(built, ROOT / "build" / "emulated" / f"_emulated{sysconfig.get_config_var('EXT_SUFFIX')}")
+
+
+class CppTests(PlainCommand):
+    """``cpp_tests``: build and run tests/cpp/*.cpp."""
+
+    description = "build and run the C++ tests"
 
     def run(self) -> None:
         built = build("cpp_tests", self.distribution.get_version())
@@ -510,5 +556,5 @@ if __name__ == "__main__":
     sources = [str(path.relative_to(ROOT)) for path in sorted(CSRC.rglob("*.cpp"))]
     setup(
         ext_modules=[Extension("densecrf._C", sources=sources)],
-        cmdclass={"build_ext": BuildExtension, "cpp_tests": CppTests},
+        cmdclass={"build_ext": BuildExtension, "build_emulated": BuildEmulated, "cpp_tests": CppTests},
     )

@@ -100,3 +100,43 @@ class _Ops(Protocol):
 
 f32: _Ops
 f64: _Ops
+
+_CudaLattice: TypeAlias = tuple[Any, ...]  # the members of cuda::Lattice in csrc/cuda/device.h
+_CudaGrid: TypeAlias = tuple[Any, ...]  # those of GridView in csrc/densecrf.h
+
+# The functions of csrc/cuda/device.h: arrays on the device and the stream are their addresses. They queue work on the
+# stream and wait for nothing. RuntimeError says what the CUDA runtime complains of.
+@type_check_only
+class _CudaOps(Protocol):
+    def filter_workspace(self, lattice: _CudaLattice, channels: int, /) -> int: ...
+    def filter(
+        self,
+        lattice: _CudaLattice,
+        channels: int,
+        values: int,
+        out: int,
+        transpose: bool,
+        workspace: int,
+        stream: int,
+        /,
+    ) -> None: ...
+    def grid_filter_workspace(self, grid: _CudaGrid, images: int, channels: int, /) -> int: ...
+    def grid_filter(
+        self,
+        grid: _CudaGrid,
+        images: int,
+        channels: int,
+        values: int,
+        out: int,
+        workspace: int,
+        stream: int,
+        /,
+    ) -> None: ...
+
+@type_check_only
+class _Cuda(Protocol):
+    emulated: bool  # by the CPU, for tests; arrays are those of the CPU then
+    f32: _CudaOps
+    f64: _CudaOps
+
+cuda: _Cuda  # only in a build with CUDA

@@ -13,14 +13,32 @@ from numpy.typing import DTypeLike
 from densecrf import _C
 
 if TYPE_CHECKING:
-    from densecrf._C import _Ops
+    from densecrf._C import _Cuda, _CudaOps, _Ops
 
 MAX_DIMS: int = _C.MAX_DIMS
+cuda: _Cuda | None = getattr(_C, "cuda", None)  # what is there in a build with CUDA
 
 
 def ops(dtype: np.dtype[Any]) -> _Ops:
     """The engine's functions for float32 or float64."""
     return _C.f64 if dtype == np.float64 else _C.f32
+
+
+def cuda_ops(dtype: np.dtype[Any]) -> _CudaOps:
+    """The functions for CUDA, for float32 or float64.
+
+    Raises
+    ------
+    NotImplementedError
+        This build has none.
+
+    """
+    if cuda is None:
+        raise NotImplementedError(
+            "densecrf was built without CUDA, got tensors on cuda: move them with .cpu(), or build densecrf where "
+            "there is an nvcc"
+        )
+    return cuda.f64 if dtype == np.float64 else cuda.f32
 
 
 def check_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -67,7 +85,7 @@ def keep_memory(nbytes: int) -> None:
 
 def info() -> dict[str, Any]:
     """What this build can use: SIMD level, threads, CUDA."""
-    return {"simd": _C.simd(), "threads": threads(), "cuda": False}
+    return {"simd": _C.simd(), "threads": threads(), "cuda": cuda is not None}
 
 
 def is_not_finite(error: ValueError) -> bool:

@@ -22,9 +22,9 @@ from densecrf import _native
 from densecrf.numerics import METHODS
 from densecrf.spatial import Grid
 
-INDEX_ARRAYS = 5  # simplex, simplex_vertices, chains, chain_starts, sizes
+INDEX_ARRAYS = 5  # simplex, simplex_vertices, chains, chain_starts, sizes; on CUDA those of _cuda_ops
 MAX_DIMS = _native.MAX_DIMS
-_UNREACHED = 1e-10  # sums below this are those of points that nobody reaches, masked ones; they get no message
+UNREACHED = 1e-10  # sums below this are those of points that nobody reaches, masked ones; they get no message
 
 _native.keep_memory(2 << 30)  # a training step wants the same large blocks as the one before
 
@@ -41,11 +41,15 @@ def vector_of(tensor: Tensor) -> Any:
     return array_of(tensor).reshape(-1) if tensor.numel() else None
 
 
-def grid_of(sigma: Tensor, shape: Sequence[int]) -> Grid:
-    numbers = sigma.tolist()
+def bandwidths_of(sigma: Tensor) -> tuple[float, ...]:
+    numbers = tuple(sigma.tolist())
     if not all(0 < s < np.inf for s in numbers):
-        raise ValueError(f"sigma: must be positive and finite, got {numbers}")
-    return Grid(shape, numbers)
+        raise ValueError(f"sigma: must be positive and finite, got {list(numbers)}")
+    return numbers
+
+
+def grid_of(sigma: Tensor, shape: Sequence[int]) -> Grid:
+    return Grid(shape, bandwidths_of(sigma))
 
 
 def dtype_of(tensor: Tensor) -> np.dtype[Any]:
@@ -76,16 +80,14 @@ def lattice_of(weights: Tensor, index: Sequence[Tensor], method: str) -> tuple[A
 
 
 def operator(name: str) -> Any:
-    """Register a CPU kernel as the operator ``densecrf::name``; other devices get a sentence."""
+    """Register a CPU kernel as the operator ``densecrf::name``; on CUDA, `_cuda_ops` apart, there is a sentence."""
 
     def decorate(function: Any) -> Any:
         op = torch.library.custom_op(f"densecrf::{name}", function, mutates_args=(), device_types="cpu")
 
         def refuse(*args: Any, **kwargs: Any) -> Any:
-            flat = [t for a in args for t in (a if isinstance(a, (list, tuple)) else [a]) if isinstance(t, Tensor)]
-            device = next((t.device for t in flat if t.device.type != "cpu"), "another device")
             raise NotImplementedError(
-                f"densecrf computes on the CPU only, got tensors on {device}: move them with .cpu()"
+                f"densecrf has no {name} for CUDA yet, got tensors on cuda: move them with .cpu()"
             )
 
         op.register_kernel("cuda")(refuse)
@@ -120,6 +122,16 @@ def lattice_build(features: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor
 def _(features: Tensor, method: str) -> tuple[Tensor, ...]:
     images, points, dims = features.shape
     context = torch.library.get_ctx()
+    if features.device.type == "cuda":
+        vertices, corners = context.new_dynamic_size(), dims + 1
+        return (
+            features.new_empty((images, points, corners)),
+            features.new_empty((images, points, corners), dtype=torch.int32),
+            features.new_empty((images * points * corners,), dtype=torch.int32),
+            features.new_empty((vertices + 1,), dtype=torch.int32),
+            features.new_empty((corners, vertices, 2), dtype=torch.int32),
+            features.new_empty((0,), dtype=torch.int64),
+        )
     simplices, chained = context.new_dynamic_size(), context.new_dynamic_size()
     return (
         features.new_empty((images, points, dims + 1)),
@@ -304,8 +316,8 @@ grid_filter.register_autograd(_grid_backward, setup_context=_grid_context)
 
 def _factors(sums: Any, mask: Any, power: float) -> Tensor:
     """``sums ** power``, in place; 0 where nobody is in reach, and where the mask leaves a point out."""
-    reached = sums > _UNREACHED
-    np.maximum(sums, _UNREACHED, out=sums)
+    reached = sums > UNREACHED
+    np.maximum(sums, UNREACHED, out=sums)
     if power == -0.5:
         np.sqrt(sums, out=sums)
     np.reciprocal(sums, out=sums)
@@ -393,7 +405,7 @@ def _grid_sums(grid: Grid, sigma: Tensor, mask: Tensor) -> Any:
 
 @grid_norm.register_fake
 def _(sigma: Tensor, mask: Tensor, shape: list[int], power: float) -> Tensor:
-    return sigma.new_empty(mask.shape if mask.numel() else (1, prod(shape)))
+    return mask.new_empty(mask.shape if mask.numel() else (1, prod(shape)))
 
 
 @operator("grid_norm_sigma_grad")

@@ -165,9 +165,8 @@ def toolkit(tmp_path, monkeypatch):
     return tmp_path / "toolkit"
 
 
-def test_cuda_is_built_when_asked_for(toolkit, monkeypatch):
-    assert build.find_cuda() is None
-    for switch in ("1", "auto"):
+def test_cuda_is_built_where_nvcc_is_or_when_asked_for(toolkit, monkeypatch):
+    for switch in ("", "1", "auto"):
         monkeypatch.setenv("DENSECRF_CUDA", switch)
         cuda = build.find_cuda()
         assert (cuda.release, cuda.root, cuda.archs) == ("12.4", toolkit, ("80", "90"))
@@ -175,6 +174,15 @@ def test_cuda_is_built_when_asked_for(toolkit, monkeypatch):
         assert cuda.arch_flags[-1] == "-gencode=arch=compute_90,code=compute_90"
     names = {source.name for source in build.cuda_group(cuda, ["c++"], build.Mode()).sources}
     assert names >= {"lattice_filter.cu", "grid_filter.cu", "sort.cu"}
+    monkeypatch.setenv("DENSECRF_CUDA", "0")
+    assert build.find_cuda() is None
+
+
+def test_the_binding_of_cuda_is_compiled_with_it_and_emulated(toolkit):
+    groups = [build.python_group(build.Mode(), "1", cuda) for cuda in (None, build.find_cuda())]
+    assert ["python/cuda.o" in groups[0].objects(), "python_cuda/cuda.o" in groups[1].objects()] == [False, True]
+    assert ["-DDENSECRF_CUDA" in group.flags for group in groups] == [False, True]
+    assert build.emulated_python_group(build.Mode()).objects() == ["python_emulated/cuda.o"]
 
 
 def test_cuda_archs_are_chosen_and_checked(toolkit, monkeypatch):
@@ -188,7 +196,6 @@ def test_cuda_archs_are_chosen_and_checked(toolkit, monkeypatch):
 
 def test_no_nvcc(monkeypatch):
     monkeypatch.setattr(build, "find_nvcc", lambda: None)
-    monkeypatch.setenv("DENSECRF_CUDA", "auto")
     assert build.find_cuda() is None
     monkeypatch.setenv("DENSECRF_CUDA", "1")
     with pytest.raises(build.CompileError, match="install the CUDA toolkit or set CUDA_HOME; DENSECRF_CUDA=0 builds"):
@@ -252,7 +259,7 @@ def run_build(package: Path, **switches: str) -> set[str]:
     run = subprocess.run(
         [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
         cwd=package,
-        env={**os.environ, **switches},
+        env={**os.environ, "DENSECRF_CUDA": "0", **switches},
         capture_output=True,
         text=True,
         check=False,
@@ -312,7 +319,8 @@ def test_cuda_is_compiled_once_and_needs_no_device(package):
     assert run_build(package, **switches) == set()
     edit(package / "csrc" / "cuda" / "kernel.cu")
     assert run_build(package, **switches) == {"cuda/kernel.o"}
-    assert run_build(package) == set()
+    assert run_build(package, DENSECRF_CUDA="0") == {"python/module.o"}
+    assert run_build(package, **switches) == set()
 
 
 def test_a_source_that_does_not_compile(package):

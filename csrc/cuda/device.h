@@ -12,6 +12,9 @@ namespace cuda {
 
 using Stream = CUstream_st*;
 
+// Says in words what a Status from kDevice on means; cut off where it does not fit.
+void describe(Status status, char* text, size_t size);
+
 // ---- lattice
 
 // The lattice of a batch of images, one for all: vertices of different images never meet.  An entry is a pair

@@ -45,10 +45,8 @@ inline void check(Status status) {
     case Status::kInterrupted:
       throw py::error_already_set();
     case Status::kDevice:
-      break;
+      break;  // cuda.cpp makes a sentence of it
   }
-  const int error = int(status) - int(Status::kDevice);
-  throw std::runtime_error("CUDA error " + std::to_string(error));
 }
 
 // Runs a function of the engine without the GIL; what goes wrong becomes an exception.
@@ -238,5 +236,8 @@ class HeldKernels {
 // The functions of training.cpp.
 template <class T>
 void define_training(py::module_ m);
+
+// Those of cuda.cpp, in a build with CUDA.
+void define_cuda(py::module_ m);
 
 }  // namespace densecrf

@@ -1,7 +1,8 @@
 // The binding: arrays become pointers and sizes, the GIL is released, statuses become exceptions.  Only this
 // folder sees pybind11.
 //
-// _C.f32 and _C.f64 hold the same functions for the two precisions.
+// _C.f32 and _C.f64 hold the same functions for the two precisions; so do _C.cuda.f32 and _C.cuda.f64, which
+// are there where csrc/cuda is compiled in.
 #include "python/arrays.h"
 #include "python/batch.h"
 
@@ -235,4 +236,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("keep_memory", &Memory::keep);
   define<float>(m.def_submodule("f32"));
   define<double>(m.def_submodule("f64"));
+#ifdef DENSECRF_CUDA
+  define_cuda(m.def_submodule("cuda"));
+#endif
 }

@@ -10,6 +10,7 @@ try:
 except ImportError as error:
     raise ImportError("densecrf.nn needs PyTorch: pip install 'densecrf[torch]'") from error
 
+from densecrf import _cuda_ops  # noqa: F401  gives the operators their kernels on CUDA
 from densecrf.nn import functional
 from densecrf.nn.layers import CRFasRNN, DenseCRF, LatticeFilter
 from densecrf.nn.terms import Features

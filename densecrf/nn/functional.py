@@ -150,7 +150,8 @@ def _check_weight(name: str, given: Tensor | None, scores: Tensor) -> None:
 
 
 def _own_weight(kernel: Kernel, scores: Tensor) -> Tensor:
-    return torch.as_tensor(_checks.weight("weight", kernel.weight, scores.shape[1]), dtype=scores.dtype)
+    weight = _checks.weight("weight", kernel.weight, scores.shape[1])
+    return torch.as_tensor(weight, dtype=scores.dtype, device=scores.device)
 
 
 def mean_field(

@@ -18,8 +18,9 @@ from densecrf.nn import _tensors
 class Term(NamedTuple):
     """One pairwise kernel on one batch of images, with its normalisation: what `mean_field` takes.
 
-    A lattice (weights and index arrays) or the spatial Gaussian (sigma, bandwidths in pixels per axis); what it has
-    not is empty. Built by `features_term` and `spatial_term`, reused by every iteration and by the backward pass.
+    A lattice (weights and index arrays) or the spatial Gaussian (sigma, bandwidths in pixels per axis, which may stay
+    on the CPU); what it has not is empty. Built by `features_term` and `spatial_term`, reused by every iteration and by
+    the backward pass.
     """
 
     weights: Tensor  # barycentric weights [B, n, d + 1]
@@ -37,7 +38,7 @@ class Term(NamedTuple):
         made_for = self.weights if self.arrays else self.norm_in
         if made_for.numel() and made_for.shape[0] != values.shape[0]:
             raise ValueError(f"terms: must be of {values.shape[0]} images, like the values, got {made_for.shape[0]}")
-        _tensors.same_device("terms", self.weights if self.arrays else self.sigma, values)
+        _tensors.same_device("terms", self.weights, values)
 
     def filter(self, values: Tensor) -> Tensor:
         """Filter ``[B, C, n]``, without the normalisation."""
@@ -48,7 +49,7 @@ class Term(NamedTuple):
     def normalised(self, normalization: str, mask: Tensor | None) -> Term:
         """The term with norms from D = K 1; points that the mask ``[B, n]`` leaves out neither send nor hear."""
         _checks.choice("normalization", normalization, _checks.NORMALIZATIONS)
-        empty = self.weights.new_empty(0) if self.arrays else self.sigma.new_empty(0)
+        empty = self.weights.new_empty(0)
         norm_in = norm_out = empty
         if mask is not None:
             norm_in = norm_out = mask
@@ -110,6 +111,7 @@ def spatial_term(
     method: str = "tuned",
     normalization: str = "symmetric",
     mask: Tensor | None = None,
+    device: torch.device | None = None,
 ) -> Term:
     """The Gaussian kernel on positions.
 
@@ -120,17 +122,19 @@ def spatial_term(
     batch : number of images B
     method : "tuned" filters on a grid, near to the true Gaussian; "classic" on the lattice
     normalization, mask : as in `features_term`
+    device : of the values; None: that of sigma. A sigma on the CPU spares a wait for the GPU
 
     """
     _checks.choice("method", method, ("tuned", "classic"))
     sigma = _tensors.bandwidth("sigma", sigma).to(_tensors.compute_dtype("sigma", sigma))
     if sigma.shape != (len(shape),):
         raise ValueError(f"sigma: must have one bandwidth for each of the {len(shape)} axes, got {list(sigma.shape)}")
+    device = device or sigma.device
     if method == "classic":
-        features = _tensors.positions(sigma, shape).unsqueeze(0).expand(batch, -1, *shape)
+        features = _tensors.positions(sigma.to(device), shape).unsqueeze(0).expand(batch, -1, *shape)
         return features_term(features, method=method, normalization=normalization, mask=mask)
-    taking_part = None if mask is None else _tensors.mask(mask, sigma.new_empty(batch, 1, prod(shape)), tuple(shape))
-    none = sigma.new_empty(0)
+    none = sigma.new_empty(0, device=device)
+    taking_part = None if mask is None else _tensors.mask(mask, none.new_empty(batch, 1, prod(shape)), tuple(shape))
     term = Term(none, [], sigma, none, none, tuple(shape), method).normalised(normalization, taking_part)
     norms = [norm.expand(batch, -1) if norm.numel() else norm for norm in (term.norm_in, term.norm_out)]
     return term._replace(norm_in=norms[0], norm_out=norms[1])
@@ -232,11 +236,12 @@ class TermBuilder:
             "mask": self.mask,
         }
         if isinstance(kernel, Gaussian):
-            return spatial_term(self._sigma(kernel, given), self.shape, batch=self.scores.shape[0], **how)
+            sigma, device = self._sigma(kernel, given), self.scores.device
+            return spatial_term(sigma, self.shape, batch=self.scores.shape[0], device=device, **how)
         if isinstance(kernel, Bilateral):
             return self._bilateral(kernel, given)
         features = next(left)
-        bandwidths = self._bandwidth(kernel, "bandwidth", given, features.shape[1], "channels")
+        bandwidths = self._bandwidth(kernel, "bandwidth", given, features.shape[1], "channels").to(features.device)
         return features_term(features / bandwidths.view(-1, *[1] * (features.ndim - 2)), **how)
 
     def _bilateral(self, kernel: Kernel, given: Mapping[str, Tensor]) -> Term:
@@ -257,9 +262,9 @@ class TermBuilder:
         return torch.stack([found.select(0, axis) / step for axis, step in enumerate(self.spacing)])
 
     def _bandwidth(self, kernel: Kernel, name: str, given: Mapping[str, Tensor], count: int, what: str) -> Tensor:
-        if name not in given:
+        if name not in given:  # on the CPU, where operators read numbers without waiting for a device
             own = _checks.per_axis(name, bandwidths_of(kernel)[name], count, what)
-            return torch.tensor(own, dtype=self.scores.dtype, device=self.scores.device)
+            return torch.tensor(own, dtype=self.scores.dtype, device="cpu")
         found = _tensors.bandwidth(name, given[name]).reshape(-1).to(self.scores.dtype)
         if found.shape[0] not in (1, count):
             raise ValueError(f"{name}: must be one number or one for each of the {count} {what}, got {found.shape[0]}")
