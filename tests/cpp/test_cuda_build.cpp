@@ -206,7 +206,7 @@ void check_images(std::mt19937& rng, const Images<T>& images, int d, Options opt
   }
   CHECK(built.view.vertices == vertices);
   CHECK(built.weights == weights);
-  for (int channels : {1, 9}) check_filter(rng, built, cpu, channels);
+  check_filter(rng, built, cpu, 3);
   check_features_grad(rng, built);
 }
 
@@ -235,6 +235,45 @@ void test_builds() {
     check_images(rng, same, 5, options);
     // Below zero, where the origin is beyond the points.
     check_images(rng, random_images<T>(rng, 30, 3, {-3.0, -9.0}), 3, options);
+  }
+}
+
+// How many vertices the CPU makes of an image, and the device of two like it.
+template <class T>
+int64_t count_vertices(const std::vector<T>& image, int d, Options options) {
+  const int64_t vertices = on_cpu<T>({image}, d, options)[0].view.vertices;
+  Built<T> built({image, image}, d, options);
+  built.build();
+  CHECK(built.view.vertices == 2 * vertices);
+  return vertices;
+}
+
+// From where on an image is sparse, the origin's corners counted, too.
+template <class T>
+void test_sparse() {
+  std::mt19937 rng(29);
+  const int d = 3;
+  const auto few = random_values<T>(rng, 4 * d, 1, 3);
+  for (bool pad_origin : {false, true}) {
+    const int64_t corners = count_vertices(few, d, {pad_origin, false});
+    std::vector<int64_t> counts;
+    for (int64_t points : {3 * corners - 2, 3 * corners - 1, 3 * corners}) {
+      std::vector<T> image;
+      for (int64_t i = 0; i < points * d; ++i) image.push_back(few[i % few.size()]);
+      counts.push_back(count_vertices(image, d, {pad_origin, true}));
+    }
+    CHECK(counts[0] == counts[1] && counts[1] < counts[2]);
+  }
+}
+
+// The origin is no vertex of points that are far away, however narrow their keys are.
+template <class T>
+void test_far_origin() {
+  std::mt19937 rng(31);
+  for (int far = -2000; far <= 2000; far += 500) {
+    const auto image = random_values<T>(rng, 20, far, far + 4);
+    CHECK(count_vertices(image, 1, {true, false}) ==
+          count_vertices(image, 1, {false, false}) + (far ? 2 : 0));
   }
 }
 
@@ -338,6 +377,8 @@ void test_image_features() {
 template <class T>
 void test_all() {
   test_builds<T>();
+  test_sparse<T>();
+  test_far_origin<T>();
   test_wide<T>();
   test_refusals<T>();
   test_image_features<T>();
