@@ -69,7 +69,7 @@ DEBUG_LEVELS = ("baseline", "avx2")
 CUDA_ARCHS = ("80", "90", "100", "120")
 
 # Programs of tests/cpp that run kernels on the CPU: on x86-64 only, and once, whatever the SIMD level.
-EMULATED_TESTS = ("test_cuda", "test_emulation")
+EMULATED_TESTS = ("test_cuda", "test_cuda_mean_field", "test_emulation")
 
 
 @dataclass(frozen=True)

@@ -153,12 +153,12 @@ void queue_grid(Queue* queue, const GridView<T>& grid, int images, int stride, c
       const int packs = stride / V;
       const dim3 threads = row_threads(packs);
       const unsigned blocks = row_blocks(axis.outer * size[a] * axis.inner, packs);
-      const auto* from = reinterpret_cast<const Pack<T, V>*>(rows);
-      auto* to = reinterpret_cast<Pack<T, V>*>(out);
       if (splat)
-        queue->run(blocks, threads, splat_axis<T, V>, axis, size[a], packs, scale, from, to);
+        queue->run(blocks, threads, splat_axis<T, V>, axis, size[a], packs, scale, as_packs<V>(rows),
+                   as_packs<V>(out));
       else
-        queue->run(blocks, threads, filter_axis<T, V>, axis, packs, grid.taps[a], scale, from, to);
+        queue->run(blocks, threads, filter_axis<T, V>, axis, packs, grid.taps[a], scale, as_packs<V>(rows),
+                   as_packs<V>(out));
     });
     rows = out;
     scale = nullptr;
@@ -174,11 +174,11 @@ void queue_grid(Queue* queue, const GridView<T>& grid, int images, int stride, c
 template <class T>
 void queue_slice(Queue* queue, const GridView<T>& grid, int images, int stride, const T* nodes, T* rows) {
   for_pack<T>(stride, [&](auto width) {
-    using P = Pack<T, decltype(width)::value>;
-    const int packs = stride / decltype(width)::value;
+    constexpr int V = decltype(width)::value;
+    const int packs = stride / V;
     const int64_t pixels = images * pixels_of(grid);
-    queue->run(row_blocks(pixels, packs), row_threads(packs), slice_grid<T, decltype(width)::value>, grid,
-               pixels, packs, reinterpret_cast<const P*>(nodes), reinterpret_cast<P*>(rows));
+    queue->run(row_blocks(pixels, packs), row_threads(packs), slice_grid<T, V>, grid, pixels, packs,
+               as_packs<V>(nodes), as_packs<V>(rows));
   });
 }
 
