@@ -73,14 +73,16 @@ __global__ void __launch_bounds__(kTile* kTileRows)
   sums[int64_t(blockIdx.x) * stride + c] += sum;
 }
 
-// out[i, j] = the sum of sums[i * line + j + k * step], k < terms; a warp each.
+// out[i, j] = the sum of sums[i * line + j + k * step], k < terms, some lanes each.
 template <class T>
-__global__ void add_up(int64_t columns, int64_t line, int64_t terms, int64_t step, const T* sums, T* out) {
-  const T* from = sums + int64_t(blockIdx.x) / columns * line + int64_t(blockIdx.x) % columns;
+__global__ void __launch_bounds__(kThreads)
+    add_up(int64_t count, int64_t columns, int64_t line, int64_t terms, int64_t step, const T* sums, T* out) {
+  const int64_t i = row_of_thread();
+  const T* from = sums + i / columns * line + i % columns;
   double sum = 0;
-  for (int64_t k = threadIdx.x; k < terms; k += kWarp) sum += double(from[k * step]);
+  for (int64_t k = threadIdx.x; i < count && k < terms; k += blockDim.x) sum += double(from[k * step]);
   sum = sum_of_lanes(sum);
-  if (threadIdx.x == 0) out[blockIdx.x] = T(sum);
+  if (i < count && threadIdx.x == 0) out[i] = T(sum);
 }
 
 template <class T>
@@ -98,14 +100,14 @@ void queue_sums(Queue* queue, const Rows& rows, bool matrix, const T* v, const T
 template <class T>
 void queue_add_up(Queue* queue, const Rows& rows, bool matrix, const T* sums, T* out) {
   const SumShape shape(rows, matrix);
-  const int64_t part = int64_t(shape.lines) * rows.stride;
-  queue->run(unsigned(shape.lines * rows.labels), kWarp, add_up<T>, rows.labels, rows.stride, shape.parts,
-             part, sums, out);
+  const int64_t count = int64_t(shape.lines) * rows.labels, part = int64_t(shape.lines) * rows.stride;
+  queue->run(lane_blocks(count, shape.parts), lane_threads(shape.parts), add_up<T>, count, rows.labels,
+             rows.stride, shape.parts, part, sums, out);
 }
 // The sum of the diagonal.
 template <class T>
 void queue_add_up_all(Queue* queue, const Rows& rows, const T* sums, T* out) {
-  queue->run(1, kWarp, add_up<T>, 1, 0, SumShape(rows, false).values(rows), 1, sums, out);
+  queue->run(1, kWarp, add_up<T>, 1, 1, 0, SumShape(rows, false).values(rows), 1, sums, out);
 }
 
 DENSECRF_END
