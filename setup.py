@@ -444,7 +444,9 @@ def build(target: str, version: str) -> Build:
     emulated = emulated_group(mode) if emulates else Group("emulated", (), ())
     programs = sorted((ROOT / "tests" / "cpp").glob("*.cpp"))
     tests = Group(
-        "tests", tuple(p for p in programs if emulates or p.stem not in EMULATED_TESTS), tuple(mode.optimise("-O1"))
+        "tests",
+        tuple(p for p in programs if emulates or p.stem not in EMULATED_TESTS),
+        (*mode.optimise("-O1"), "-Wno-unknown-pragmas"),  # those of kernels
     )
     directory = mode.build_dir
     directory.mkdir(parents=True, exist_ok=True)

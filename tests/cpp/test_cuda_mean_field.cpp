@@ -1,5 +1,9 @@
 // The mean field of the CUDA half, emulated, forward and backward against the CPU's, image by image.
-#include "batch.h"
+// clang-format off
+#include "batch.h"  // first, for the emulation in it
+
+#include "cuda/sums.cuh"
+// clang-format on
 
 namespace {
 
@@ -398,11 +402,52 @@ void test_mean_field() {
   }
 }
 
+// Parts of more tiles than one, added to what is there.
+template <class T>
+void test_sums() {
+  std::mt19937 rng(19);
+  const int labels = 40, stride = cuda::row_stride(labels);
+  const cuda::Rows rows{2, 2075, labels, stride};
+  const size_t count = size_t(rows.values());
+  const auto v = random_values<T>(rng, count, -1, 1), q = random_values<T>(rng, count, 0, 1);
+  for (bool matrix : {false, true}) {
+    const size_t lines = matrix ? labels : 1;
+    std::vector<double> exact(lines * labels);
+    for (size_t p = 0; p < count; p += size_t(stride)) {
+      for (size_t l = 0; l < lines; ++l) {
+        for (size_t c = 0; c < size_t(labels); ++c)
+          exact[l * labels + c] += 2 * double(v[p + (matrix ? l : c)]) * double(q[p + c]);
+      }
+    }
+    Same<T> same;
+    const int64_t size = cuda::SumShape(rows, matrix).values(rows);
+    cuda::Arena measure(nullptr);
+    measure.take<T>(size);
+    in_schedules(measure.bytes(), [&](void* workspace) {
+      T* sums = cuda::Arena(workspace).take<T>(size);
+      std::vector<T> found(exact.size(), T(-7));
+      cuda::Queue queue(nullptr);
+      queue.fill(sums, 0, size_t(size) * sizeof(T));
+      for (int turn = 0; turn < 2; ++turn) cuda::queue_sums(&queue, rows, matrix, v.data(), q.data(), sums);
+      cuda::queue_add_up(&queue, rows, matrix, sums, found.data());
+      CHECK(queue.status() == Status::kOk);
+      CHECK(close(found, std::vector<T>(exact.begin(), exact.end())));
+      same.add(found);
+    });
+  }
+}
+
+template <class T>
+void test_all() {
+  test_sums<T>();
+  test_mean_field<T>();
+}
+
 }  // namespace
 
 int main() {
-  test_mean_field<float>();
-  test_mean_field<double>();
+  test_all<float>();
+  test_all<double>();
   if (!emulation::complaint().empty()) std::printf("last launch: %s\n", emulation::complaint().c_str());
   std::printf("test_cuda_mean_field, emulated: %s\n", failures ? "failed" : "all is well");
   return failures ? 1 : 0;
