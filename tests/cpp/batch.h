@@ -1,25 +1,12 @@
-// What the tests of emulated kernels share: runs in several schedules, and lattices of a batch.
+// Lattices of a batch, from those that the CPU builds of its images.
 #pragma once
 #include <algorithm>
 #include <numeric>
 #include <vector>
 
-#include "cuda/device.h"
-#include "emulation/emu.h"
-#include "support.h"
+#include "schedules.h"
 
 namespace {
-
-// Runs body(workspace) as in_workspace() does, each time in another schedule.
-template <class Body>
-void in_schedules(size_t bytes, Body body) {
-  unsigned seed = 0;
-  in_workspace(bytes, [&](void* workspace) {
-    emulation::set_seed(seed++);
-    body(workspace);
-    emulation::forget_guards();
-  });
-}
 
 // Some lattices of images with as many points each, as one.
 template <class T>
