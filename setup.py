@@ -74,7 +74,7 @@ DEBUG_LEVELS = ("baseline", "avx2")
 CUDA_ARCHS = ("80", "90", "100", "120")
 
 # Programs of tests/cpp that run kernels on the CPU: on x86-64 only, and once, whatever the SIMD level.
-EMULATED_TESTS = ("test_cuda", "test_cuda_build", "test_emulation")
+EMULATED_TESTS = ("test_cuda", "test_cuda_build", "test_cuda_mean_field", "test_emulation")
 
 
 @dataclass(frozen=True)
@@ -477,7 +477,9 @@ def build(target: str, version: str) -> Build:
     emulated = emulated_group(mode) if emulates else Group("emulated", (), ())
     programs = sorted((ROOT / "tests" / "cpp").glob("*.cpp"))
     tests = Group(
-        "tests", tuple(p for p in programs if emulates or p.stem not in EMULATED_TESTS), tuple(mode.optimise("-O1"))
+        "tests",
+        tuple(p for p in programs if emulates or p.stem not in EMULATED_TESTS),
+        (*mode.optimise("-O1"), "-Wno-unknown-pragmas"),  # those of kernels
     )
     directory = mode.build_dir
     directory.mkdir(parents=True, exist_ok=True)

@@ -120,15 +120,6 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- queued stages
 
-template <int V, class T>
-Pack<T, V>* as_packs(T* rows) {
-  return reinterpret_cast<Pack<T, V>*>(rows);
-}
-template <int V, class T>
-const Pack<T, V>* as_packs(const T* rows) {
-  return reinterpret_cast<const Pack<T, V>*>(rows);
-}
-
 // values = the sum over a vertex's entries of weight * row of the point, times scale[point] unless that is
 // null.  borders: [border_rows, stride] to work in.
 template <class T>
