@@ -76,14 +76,16 @@ def main(archs: list[str]) -> None:
         print("registers: no nvcc, so there are no kernels to look at")
         return
     mode = build.Mode()
+    groups = build.cuda_groups(cuda, build.find_compiler(mode), mode)
     spilling = []
     with tempfile.TemporaryDirectory() as folder:
         print(f"{'registers on ' + ', '.join(archs):>28} {'shared':>7} {'local':>6} {'spilled':>8}  kernel")
-        for source in build.cuda_group(cuda, build.find_compiler(mode), mode).sources:
+        for source, group in [(source, group) for group in groups for source in group.sources]:
             usages: dict[str, Usage] = defaultdict(Usage)
             for arch in archs if source.name != NOT_OURS else []:
-                group = build.cuda_group(replace(cuda, archs=(arch,)), build.find_compiler(mode), mode)
-                command = [cuda.nvcc, *group.flags, "-Xptxas", "-v", "-c", str(source), "-o", f"{folder}/kernel.o"]
+                only = replace(cuda, archs=(arch,)).arch_flags
+                flags = [flag for flag in group.flags if flag not in cuda.arch_flags]
+                command = [cuda.nvcc, *flags, *only, "-Xptxas", "-v", "-c", str(source), "-o", f"{folder}/kernel.o"]
                 read(report(command), arch, usages)
             for name, usage in sorted(usages.items()):
                 registers = " ".join(f"{usage.registers.get(arch, '-'):>4}" for arch in archs)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from densecrf import _native, _ops
+from densecrf import _features_ops, _mean_field_ops, _native, _ops
 from densecrf.numerics import METHODS
 from densecrf.spatial import Grid
 
@@ -46,23 +46,118 @@ def checked(name: str, tensor: Tensor, like: Tensor, shape: Sequence[int], dtype
     return tensor.contiguous()
 
 
-def queue(name: str, like: Tensor, sizes: Sequence[Any], *others: Any) -> None:
-    """Queue a function of the engine on the current stream of a tensor's device, in a workspace for this call.
-
-    `sizes` come first and decide how large the workspace is. Tensors stand for their addresses.
-    """
+def queue(name: str, like: Tensor, *arguments: Any) -> None:
+    """Queue a function of the engine on the current stream of a tensor's device; tensors stand for their addresses."""
     functions = _native.cuda_ops(_ops.dtype_of(like))
     with torch.cuda.device(like.get_device()):  # -1, none, for a CPU tensor
         stream = torch.cuda.current_stream(like.device).cuda_stream if like.is_cuda else 0  # 0: emulated
-        nbytes = getattr(functions, f"{name}_workspace")(*_addresses(sizes))
-        workspace = torch.empty(nbytes, dtype=torch.uint8, device=like.device)
-        getattr(functions, name)(*_addresses((*sizes, *others, workspace)), stream)
+        getattr(functions, name)(*addresses(arguments), stream)
 
 
-def _addresses(given: Any) -> Any:
+def workspace_of(name: str, like: Tensor, *sizes: Any) -> Tensor:
+    """The memory that a function wants for a call with these first arguments."""
+    functions = _native.cuda_ops(_ops.dtype_of(like))
+    with torch.cuda.device(like.get_device()):
+        nbytes = getattr(functions, f"{name}_workspace")(*addresses(sizes))
+    return torch.empty(nbytes, dtype=torch.uint8, device=like.device)
+
+
+def queue_in_workspace(name: str, like: Tensor, sizes: Sequence[Any], *others: Any) -> None:
+    """Queue a function whose workspace, for this call only, is as large as the first arguments ask for."""
+    queue(name, like, *sizes, *others, workspace_of(name, like, *sizes))
+
+
+def addresses(given: Any) -> Any:
+    """Arguments as the engine takes them: tensors and None, also in tuples and lists, as addresses."""
+    if given is None:
+        return 0
     if isinstance(given, Tensor):
         return given.data_ptr()
-    return tuple(map(_addresses, given)) if isinstance(given, (list, tuple)) else given
+    return type(given)(map(addresses, given)) if isinstance(given, (list, tuple)) else given
+
+
+# ---- features of images ----------------------------------------------------------------------------------------
+
+
+def _image_request(image: Any, images: int, size: Sequence[int], sigma: Tensor, channel_sigma: Tensor) -> Any:
+    return (images, tuple(size), len(sigma), len(channel_sigma), image, sigma.contiguous(), channel_sigma.contiguous())
+
+
+@on_cuda(_features_ops.image_features)
+def image_features(image: Tensor, sigma: Tensor, channel_sigma: Tensor, shape: list[int]) -> Tensor:
+    """As in `_features_ops`."""
+    images, channels, points = image.shape
+    size = *[1] * (3 - len(shape)), *shape
+    request = _image_request(image.contiguous(), images, size, sigma.to(image), channel_sigma.to(image))
+    features = image.new_empty((images, points, len(shape) + channels))
+    queue("image_features", image, request, features)
+    return features
+
+
+@on_cuda(_features_ops.image_features_grad)
+def image_features_grad(
+    grad: Tensor, features: Tensor, sigma: Tensor, channel_sigma: Tensor, wants_image: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As in `_features_ops`."""
+    images, points, _ = features.shape
+    image = features.new_empty((images, len(channel_sigma), points) if wants_image else 0)
+    here = sigma.to(features), channel_sigma.to(features)
+    request = _image_request(None, images, (1, 1, points), *here)
+    slopes = torch.empty_like(here[0]), torch.empty_like(here[1])
+    to_image = image if wants_image else None
+    given = checked("grad", grad, features, features.shape)
+    queue_in_workspace("image_features_grad", features, (request,), features.contiguous(), given, to_image, *slopes)
+    return image, slopes[0].to(sigma), slopes[1].to(channel_sigma)
+
+
+# ---- building a lattice ----------------------------------------------------------------------------------------
+
+
+def _build_request(features: Tensor, method: str) -> tuple[Any, ...]:
+    """What the engine builds from; waits for what the features span."""
+    images, points, dims = features.shape
+    how = METHODS[method](dims, points)
+
+    def spanning(low: Sequence[float], high: Sequence[float]) -> tuple[Any, ...]:
+        rest = (0.0,) * (_ops.MAX_DIMS - dims)
+        flags = how.pad_origin, how.bridges
+        return features, images, points, dims, how.scale, *flags, (*low, *rest), (*high, *rest)
+
+    extent = features.new_empty((2, dims))
+    queue_in_workspace("build_extent", features, (spanning([0.0] * dims, [0.0] * dims),), extent)
+    request = spanning(*extent.tolist())
+    with _native.speaking_of("image or features"):
+        _native.cuda_ops(_ops.dtype_of(features)).check_build(addresses(request))
+    return request
+
+
+@on_cuda(_ops.lattice_build)
+def lattice_build(features: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As in `_ops`, with the index arrays of this file; waits twice."""
+    features = features.contiguous()
+    images, points, dims = features.shape
+    request = _build_request(features, method)
+    integers = {"dtype": torch.int32, "device": features.device}
+    weights = features.new_empty((images, points, dims + 1))
+    corner, by_vertex = torch.empty(weights.shape, **integers), torch.empty(weights.numel(), **integers)
+    found = torch.empty(2, **integers)
+    workspace = workspace_of("build_vertices", features, request)
+    queue("build_vertices", features, request, weights, corner, by_vertex, found, workspace)
+    corners, bridges = found.tolist()
+    vertices = corners + bridges
+    starts, neighbours = torch.empty(vertices + 1, **integers), torch.empty((dims + 1, vertices, 2), **integers)
+    queue("build_links", features, request, corners, bridges, starts, neighbours, workspace)
+    return weights, corner, by_vertex, starts, neighbours, torch.empty(0, dtype=torch.int64, device=features.device)
+
+
+@on_cuda(_ops.lattice_features_grad)
+def lattice_features_grad(features: Tensor, grad_weights: Tensor, method: str) -> Tensor:
+    """As in `_ops`; waits for what the features span."""
+    features = features.contiguous()
+    grad = torch.empty_like(features)
+    given = checked("grad", grad_weights, features, (*features.shape[:2], features.shape[2] + 1))
+    queue("lattice_features_grad", features, _build_request(features, method), given, grad)
+    return grad
 
 
 # ---- filtering on a lattice ------------------------------------------------------------------------------------
@@ -88,7 +183,7 @@ def filtered(values: Tensor, weights: Tensor, index: Sequence[Tensor], method: s
     channels = values.shape[1]
     given = checked("values", values, weights, (images, channels, points))
     out = torch.empty_like(given)
-    queue("filter", given, (lattice_of(weights, index, method), channels), given, out, transpose)
+    queue_in_workspace("filter", given, (lattice_of(weights, index, method), channels), given, out, transpose)
     return out
 
 
@@ -104,6 +199,24 @@ def lattice_filter_values_grad(
 ) -> Tensor:
     """As in `_ops`."""
     return filtered(grad, weights, index, method, not transpose)
+
+
+def weights_grad(values: Tensor, grad: Tensor, weights: Tensor, index: Sequence[Tensor], method: str) -> Tensor:
+    """Gradient of the barycentric weights, `grad` being that of the filtered values."""
+    images, points, _ = weights.shape
+    shape = images, values.shape[1], points
+    given = [checked(name, each, weights, shape) for name, each in (("values", values), ("grad", grad))]
+    out = torch.empty_like(weights, memory_format=torch.contiguous_format)
+    queue_in_workspace("filter_weights_grad", out, (lattice_of(weights, index, method), shape[1]), *given, out)
+    return out
+
+
+@on_cuda(_ops.lattice_filter_weights_grad)
+def lattice_filter_weights_grad(
+    values: Tensor, grad: Tensor, weights: Tensor, index: list[Tensor], method: str
+) -> Tensor:
+    """As in `_ops`."""
+    return weights_grad(values, grad, weights, index, method)
 
 
 # ---- the spatial Gaussian --------------------------------------------------------------------------------------
@@ -150,7 +263,7 @@ def grid_filtered(values: Tensor, grid: DeviceGrid) -> Tensor:
     images, channels, _ = values.shape
     given = checked("values", values, grid.native[3][0], (images, channels, prod(grid.native[0])))
     out = torch.empty_like(given)
-    queue("grid_filter", given, (grid.native, images, channels), given, out)
+    queue_in_workspace("grid_filter", given, (grid.native, images, channels), given, out)
     return out
 
 
@@ -193,12 +306,24 @@ def _sums_grad(grad: Tensor, norm: Tensor, power: float) -> Tensor:
     return out * norm if power == -0.5 else out
 
 
+def _ones(weights: Tensor, mask: Tensor) -> Tensor:
+    images, points, _ = weights.shape
+    return mask.unsqueeze(1) if mask.numel() else weights.new_ones((images, 1, points))
+
+
 @on_cuda(_ops.lattice_norm)
 def lattice_norm(weights: Tensor, index: list[Tensor], mask: Tensor, method: str, power: float) -> Tensor:
     """As in `_ops`."""
-    images, points, _ = weights.shape
-    ones = mask.unsqueeze(1) if mask.numel() else weights.new_ones((images, 1, points))
-    return _factors(filtered(ones, weights, index, method).squeeze(1), mask, power)
+    return _factors(filtered(_ones(weights, mask), weights, index, method).squeeze(1), mask, power)
+
+
+@on_cuda(_ops.lattice_norm_weights_grad)
+def lattice_norm_weights_grad(
+    grad: Tensor, norm: Tensor, weights: Tensor, index: list[Tensor], mask: Tensor, method: str, power: float
+) -> Tensor:
+    """As in `_ops`."""
+    back = _sums_grad(grad, norm, power).unsqueeze(1)
+    return weights_grad(_ones(weights, mask), back, weights, index, method)
 
 
 def _grid_sums(grid: DeviceGrid, mask: Tensor) -> Tensor:
@@ -221,3 +346,147 @@ def grid_norm_sigma_grad(
     back = _sums_grad(grad, norm, power)
     _, *slopes = grids_of(sigma, shape, mask)
     return _like_sigma([(_grid_sums(slope, mask) * back).sum(dtype=torch.float64) for slope in slopes], sigma)
+
+
+# ---- mean field ------------------------------------------------------------------------------------------------
+
+_VECTOR, _MATRIX = 1, 2  # kinds of couplings; a number is a vector here, since only the device knows it
+
+
+class _Run:
+    """A mean field run as the engine takes it."""
+
+    def __init__(
+        self,
+        logits: Tensor,
+        couplings: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        index: Sequence[Tensor],
+        sigmas: Sequence[Tensor],
+        norms: Sequence[Sequence[Tensor]],
+        shape: Sequence[int],
+        method: str,
+    ) -> None:
+        self.logits = logits.contiguous()
+        self.weights, self.couplings = weights, couplings
+        self.grids = [None if w.numel() else grids_of(s, shape, logits) for w, s in zip(weights, sigmas, strict=True)]
+        images, labels, points = logits.shape
+        left = list(index)
+        self.kernels = []
+        for k, coupling in enumerate(couplings):
+            arrays, left = (left[: _ops.INDEX_ARRAYS], left[_ops.INDEX_ARRAYS :]) if weights[k].numel() else ([], left)
+            lattice = [lattice_of(weights[k], arrays, method)] if arrays else []
+            grid = [] if arrays else [self.grids[k][0].native]
+            ends = [checked("norm", end[k], logits, (images, points)) if end[k].numel() else None for end in norms]
+            whole = coupling.to(logits.dtype).expand(labels) if coupling.ndim == 0 else coupling
+            size = (labels,) * whole.ndim
+            self.kernels.append((lattice, grid, *ends, whole.ndim, checked("coupling", whole, logits, size)))
+
+    def request(
+        self,
+        iterations: int,
+        initial: Tensor | None = None,
+        output: Tensor | None = None,
+        states: Tensor | None = None,
+        kept: Tensor | None = None,
+        every: int = 0,
+    ) -> tuple[Any, ...]:
+        """The members of cuda::MeanField."""
+        images, labels, points = self.logits.shape
+        sizes = images, points, labels
+        return *sizes, self.logits, initial, self.kernels, iterations, output, states, kept, every
+
+    def state_values(self) -> int:
+        """Length of an iteration's filtered values."""
+        size: int = _native.cuda_ops(_ops.dtype_of(self.logits)).mean_field_states(addresses(self.request(1)))
+        return size
+
+    def queue(self, request: tuple[Any, ...]) -> None:
+        queue_in_workspace("mean_field", self.logits, (request,))
+
+    def states(self, start: Tensor | None, iterations: int) -> Tensor:
+        """See `_mean_field_ops.Pieces`."""
+        out = self.logits.new_empty(iterations * self.state_values())
+        if iterations:
+            self.queue(self.request(iterations, None if start is None else start.contiguous(), states=out))
+        return out
+
+
+class _Pieces:
+    """See `_mean_field_ops.Pieces`."""
+
+    def __init__(self, run: _Run, flags: Sequence[tuple[bool, ...]]) -> None:
+        self.run, self.flags = run, flags
+        self.states = run.states
+        wanted = [(k, grids) for k, grids in enumerate(run.grids) if grids and flags[k][2]]
+        self.probes = [(slope.native, k) for k, grids in wanted for slope in grids[1:]]
+
+    def back(self, grad: Tensor, start: Tensor | None, iterations: int, states: Tensor) -> tuple[Any, ...]:
+        logits = self.run.logits
+        start = None if start is None else start.contiguous()
+        grad_logits, grad_start = torch.empty_like(logits), None if start is None else torch.empty_like(logits)
+        parts = [self._parts(k) for k in range(len(self.flags))]
+        slopes = logits.new_empty(len(self.probes))
+        gradients = [(_MATRIX if part[0] is not None and part[0].ndim == 2 else _VECTOR, *part) for part in parts]
+        request = self.run.request(iterations, start, states=states)
+        outputs = grad, grad_logits, grad_start, gradients
+        probes = [native for native, _ in self.probes], [k for _, k in self.probes]
+        queue_in_workspace("mean_field_backward", logits, ((request, *outputs, *probes, slopes),))
+        return grad_logits, grad_start, parts, slopes
+
+    def _parts(self, k: int) -> list[Tensor | None]:
+        """Where kernel k's gradients go: of its coupling, weights, norm_in, norm_out."""
+        (images, labels, points), weights, wants = self.run.logits.shape, self.run.weights[k], self.flags[k]
+        shapes = (labels,) * max(1, self.run.couplings[k].ndim), weights.shape, (images, points), (images, points)
+        chosen = zip(shapes, (wants[0], wants[1], wants[3], wants[4]), strict=True)
+        return [self.run.logits.new_empty(shape) if wanted else None for shape, wanted in chosen]
+
+
+@on_cuda(_mean_field_ops.mean_field)
+def mean_field(
+    logits: Tensor,
+    couplings: list[Tensor],
+    weights: list[Tensor],
+    index: list[Tensor],
+    sigmas: list[Tensor],
+    norm_in: list[Tensor],
+    norm_out: list[Tensor],
+    shape: list[int],
+    method: str,
+    iterations: int,
+    keep: bool,
+    recompute: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As in `_mean_field_ops`."""
+    run = _Run(logits, couplings, weights, index, sigmas, (norm_in, norm_out), shape, method)
+    values = iterations * run.state_values()
+    states, every = _mean_field_ops.what_is_kept(keep, recompute, iterations, values, logits.numel())
+    output, left = torch.empty_like(run.logits), logits.new_empty(values if states else 0)
+    kept = logits.new_empty(((iterations - 1) // every if every and iterations else 0, *logits.shape))
+    run.queue(run.request(iterations, None, output, left if states else None, kept if len(kept) else None, every))
+    return output, left, kept
+
+
+@on_cuda(_mean_field_ops.mean_field_backward)
+def mean_field_backward(
+    grad: Tensor,
+    logits: Tensor,
+    couplings: list[Tensor],
+    weights: list[Tensor],
+    index: list[Tensor],
+    sigmas: list[Tensor],
+    norm_in: list[Tensor],
+    norm_out: list[Tensor],
+    states: Tensor,
+    kept: Tensor,
+    shape: list[int],
+    method: str,
+    iterations: int,
+    wanted: list[bool],
+) -> list[Tensor]:
+    """As in `_mean_field_ops`."""
+    flags = [tuple(wanted[5 * k : 5 * k + 5]) for k in range(len(couplings))]
+    run = _Run(logits, couplings, weights, index, sigmas, (norm_in, norm_out), shape, method)
+    back = _mean_field_ops.BackwardRun(_Pieces(run, flags), checked("grad", grad, logits, logits.shape), flags)
+    back.go_back(iterations, states, kept)
+    return back.results(logits, couplings, weights, sigmas, norm_in, norm_out)

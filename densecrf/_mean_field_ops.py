@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -97,11 +97,8 @@ def mean_field(
     """
     kernels = _Kernels(couplings, weights, index, sigmas, norm_in, norm_out, shape, method)
     native, array = native_ops(logits), array_of(logits)
-    states, every = False, 0
-    if keep:
-        size = iterations * native.mean_field_states(array, kernels.native)
-        states = recompute < 0 or (recompute == 0 and size <= _MOST_STATES * array.size)
-        every = 0 if states else _segment_length(iterations)
+    values = iterations * native.mean_field_states(array, kernels.native)
+    states, every = what_is_kept(keep, recompute, iterations, values, array.size)
     with _native.speaking_of("logits"):
         scores, left, kept = native.mean_field_train(
             array, None, kernels.native, iterations, True, states, every, thread_count()
@@ -125,8 +122,13 @@ def _(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     return scores, logits.new_empty(states), logits.new_empty((kept, *logits.shape))
 
 
+def what_is_kept(keep: bool, recompute: int, iterations: int, values: int, scores: int) -> tuple[bool, int]:
+    """Whether the filtered values of all iterations, so many values, are kept; and after how many updates Q is."""
+    states = keep and (recompute < 0 or (recompute == 0 and values <= _MOST_STATES * scores))
+    return states, _segment_length(iterations) if keep and not states else 0
+
+
 def _segment_length(iterations: int) -> int:
-    """Updates after which Q is kept."""
     return max(1, -(-iterations // _SEGMENTS))
 
 
@@ -153,113 +155,130 @@ def mean_field_backward(
     """
     flags = [tuple(wanted[5 * k : 5 * k + 5]) for k in range(len(couplings))]
     kernels = _Kernels(couplings, weights, index, sigmas, norm_in, norm_out, shape, method)
-    run = _BackwardRun(grad, logits, kernels, couplings, flags)
+    run = BackwardRun(_CpuPieces(logits, kernels, couplings, flags), array_of(grad), flags)
     try:
         run.go_back(iterations, states, kept)
     except ValueError as error:
         if not _native.is_not_finite(error):
             raise
         run.spoil()
-    return run.results(couplings, weights, sigmas, norm_in, norm_out)
+    return run.results(logits, couplings, weights, sigmas, norm_in, norm_out)
 
 
-class _BackwardRun:
-    """Adds up the gradients of a run, piece by piece from its end."""
+class Pieces(Protocol):
+    """Pieces of a run, some iterations from where they start, as a device computes them; arrays are its own."""
 
+    def states(self, start: Any, iterations: int) -> Any:
+        """The filtered values of the iterations."""
+
+    def back(self, grad: Any, start: Any, iterations: int, states: Any) -> tuple[Any, Any, list[list[Any]], Any]:
+        """Gradients of logits and start; of each kernel's coupling, weights, norm_in, norm_out, or None; of bandwidths.
+
+        Those of all kernels' wanted bandwidths follow one another.
+        """
+
+
+class _CpuPieces:
     def __init__(
-        self,
-        grad: Tensor,
-        logits: Tensor,
-        kernels: _Kernels,
-        couplings: Sequence[Tensor],
-        flags: Sequence[tuple[bool, ...]],
+        self, logits: Tensor, kernels: _Kernels, couplings: Sequence[Tensor], flags: Sequence[tuple[bool, ...]]
     ) -> None:
-        self.native, self.logits, self.kernels, self.flags = native_ops(logits), array_of(logits), kernels, flags
-        self.grad = array_of(grad)
-        self.inner = any(any(f[1:]) for f in flags)  # gradients that want the last iteration's values, too
-        self.probes, self.probe_of = kernels.probes([f[2] for f in flags])
+        self.native, self.logits, self.kernels = native_ops(logits), array_of(logits), kernels.native
+        self.probes = kernels.probes([f[2] for f in flags])
         self.wanted = [
             ((2 if c.ndim == 2 else 1) if f[0] else 0, f[1], f[3], f[4]) for c, f in zip(couplings, flags, strict=True)
         ]
-        self.spoiled = False
+
+    def states(self, start: Any, iterations: int) -> Any:
+        if iterations == 0:
+            return np.empty(0, self.logits.dtype)
+        start = None if start is None else array_of(start)
+        how = iterations, False, True, 0, thread_count()
+        return self.native.mean_field_train(self.logits, start, self.kernels, *how)[1]
+
+    def back(self, grad: Any, start: Any, iterations: int, states: Any) -> tuple[Any, Any, list[list[Any]], Any]:
+        start = None if start is None else array_of(start)
+        states = array_of(states) if isinstance(states, Tensor) else states
+        grad_logits, grad_start, parts, slopes = self.native.mean_field_backward(
+            grad, self.logits, start, self.kernels, *self.probes, self.wanted, iterations, states, thread_count()
+        )
+        found = [[None if coupling is None else coupling.sum(axis=0), *others] for coupling, *others in parts]
+        return grad_logits, grad_start, found, slopes.sum(axis=0)
+
+
+class BackwardRun:
+    """Adds up the gradients of a run, piece by piece from its end."""
+
+    def __init__(self, pieces: Pieces, grad: Any, flags: Sequence[tuple[bool, ...]]) -> None:
+        self.pieces, self.grad, self.flags = pieces, grad, flags
+        self.inner = any(any(f[1:]) for f in flags)  # gradients that want the last iteration's values, too
         self.grad_logits: Any = None
-        self.parts: list[list[Any]] = [[None] * 4 for _ in self.wanted]
-        self.slopes = np.zeros(len(self.probes))
+        self.parts: list[list[Any]] = [[None] * 4 for _ in flags]
+        self.slopes: Any = None
+        self.spoiled = False
 
     def go_back(self, iterations: int, states: Tensor, kept: Tensor) -> None:
         """Go back through a run, in one piece where its states were kept, else from one kept Q to the one before."""
         if kept.shape[0] == 0:
-            return self.segment(iterations, None, states if states.numel() else None)
+            return self._piece(iterations, None, states if states.numel() else None)
         every = _segment_length(iterations)
         for start in reversed(range(0, iterations, every)):
             initial = None if start == 0 else kept[start // every - 1]
-            self.segment(min(every, iterations - start), initial, None)
+            self._piece(min(every, iterations - start), initial, None)
 
-    def segment(self, iterations: int, initial: Tensor | None, states: Tensor | None) -> None:
+    def _piece(self, iterations: int, start: Tensor | None, states: Any) -> None:
         """Go back through some iterations, computing their filtered values again where they were not kept."""
-        start = None if initial is None else array_of(initial)
         if states is None:
-            again = iterations if self.inner else iterations - 1
-            values = np.empty(0, self.logits.dtype)
-            if again > 0:
-                values = self.native.mean_field_train(
-                    self.logits, start, self.kernels.native, again, False, True, 0, thread_count()
-                )[1]
-        else:
-            values = array_of(states)
-        grad_logits, grad_start, parts, slopes = self.native.mean_field_backward(
-            self.grad,
-            self.logits,
-            start,
-            self.kernels.native,
-            self.probes,
-            self.probe_of,
-            self.wanted,
-            iterations,
-            values,
-            thread_count(),
-        )
-        if self.grad_logits is None:
-            self.grad_logits = grad_logits
-        else:
-            self.grad_logits += grad_logits
-        self.grad = grad_start
-        self.slopes += slopes.sum(axis=0)
-        for total, (coupling, *others) in zip(self.parts, parts, strict=True):
-            for i, array in enumerate([None if coupling is None else coupling.sum(axis=0), *others]):
-                if array is not None:
-                    total[i] = array if total[i] is None else total[i] + array
+            states = self.pieces.states(start, iterations if self.inner else iterations - 1)
+        grad_logits, self.grad, parts, slopes = self.pieces.back(self.grad, start, iterations, states)
+        self.grad_logits = _sum(self.grad_logits, grad_logits)
+        self.slopes = _sum(self.slopes, slopes)
+        self.parts = [list(map(_sum, total, found)) for total, found in zip(self.parts, parts, strict=True)]
 
     def spoil(self) -> None:
         """Make all gradients NaN: the one that came in is not finite."""
         self.spoiled = True
-        self.grad_logits = np.full_like(self.logits, np.nan)
-        self.parts = [[np.full(1, np.nan)] * 4 for _ in self.parts]
 
     def results(
         self,
+        logits: Tensor,
         couplings: Sequence[Tensor],
         weights: Sequence[Tensor],
         sigmas: Sequence[Tensor],
         norm_in: Sequence[Tensor],
         norm_out: Sequence[Tensor],
     ) -> list[Tensor]:
-        out = [torch.from_numpy(self.grad_logits)]
-        probe_of = np.array(self.probe_of)
-        for k, coupling in enumerate(couplings):
-            grad_coupling, *others = self.parts[k]
-            if grad_coupling is not None and coupling.ndim == 0:
-                grad_coupling = grad_coupling.sum(keepdims=True)
-            sigma = self.slopes[probe_of == k]
-            likes = couplings[k], weights[k], sigmas[k], norm_in[k], norm_out[k]
-            arrays = grad_coupling, others[0], sigma, *others[1:]
-            for array, like, wants in zip(arrays, likes, self.flags[k], strict=True):
-                if array is None or not wants:
-                    out.append(like.new_empty(0))
-                else:
-                    found = torch.as_tensor(array, dtype=like.dtype)
-                    out.append(torch.full_like(like, torch.nan) if self.spoiled else found.reshape(like.shape))
+        """What `mean_field_backward` returns."""
+        out = [self._result(self.grad_logits, logits)]
+        used = 0
+        for k, likes in enumerate(zip(couplings, weights, sigmas, norm_in, norm_out, strict=True)):
+            coupling, of_weights, of_in, of_out = self.parts[k]
+            sigma = None
+            if self.flags[k][2] and sigmas[k].numel():
+                sigma = None if self.slopes is None else self.slopes[used : used + len(sigmas[k])]
+                used += len(sigmas[k])
+            if coupling is not None and couplings[k].ndim == 0:
+                coupling = coupling.sum()
+            for found, like, wants in zip(
+                (coupling, of_weights, sigma, of_in, of_out), likes, self.flags[k], strict=True
+            ):
+                out.append(self._result(found, like) if wants else like.new_empty(0))
         return out
+
+    def _result(self, found: Any, like: Tensor) -> Tensor:
+        if self.spoiled:
+            return torch.full_like(like, torch.nan, memory_format=torch.contiguous_format)
+        if found is None:
+            return like.new_empty(0)
+        return torch.as_tensor(found, dtype=like.dtype, device=like.device).reshape(like.shape)
+
+
+def _sum(total: Any, found: Any) -> Any:
+    if found is None:
+        return total
+    if total is None:
+        return found
+    total += found
+    return total
 
 
 @mean_field_backward.register_fake
