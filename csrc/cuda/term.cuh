@@ -5,7 +5,7 @@
 
 DENSECRF_BEGIN
 
-// Rows [B * n, stride] of L labels.  Padding is anything in scores and 0 elsewhere.
+// Rows [B * n, stride] of L labels, padded with zeros.
 struct Rows {
   int images;
   int64_t points;
