@@ -56,7 +56,9 @@ COMPILED_ONCE = ("dispatch.cpp", "memory.cpp", "parallel.cpp")
 
 # SIMD sources that decide which lattice cell a point falls into.  Fused multiply-adds would round differently
 # from level to level and a point on a border would change cells; so they are off here and on elsewhere.
+# On a device the same cells as on the CPU are wanted.
 BIT_STABLE = ("features.cpp", "lattice.cpp", "lattice_grad.cpp")
+BIT_STABLE_CUDA = ("image_features.cu", "lattice_build.cu", "lattice_grad.cu")
 
 # SIMD level -> spellings of its flags, the first that the compiler knows is used.  Lowest level first.
 LEVELS: dict[str, list[list[str]]] = {
@@ -72,7 +74,7 @@ DEBUG_LEVELS = ("baseline", "avx2")
 CUDA_ARCHS = ("80", "90", "100", "120")
 
 # Programs of tests/cpp that run kernels on the CPU: on x86-64 only, and once, whatever the SIMD level.
-EMULATED_TESTS = ("test_cuda", "test_emulation")
+EMULATED_TESTS = ("test_cuda", "test_cuda_build", "test_cuda_mean_field", "test_emulation")
 
 
 @dataclass(frozen=True)
@@ -262,14 +264,20 @@ def output(command: list[str]) -> str:
     return run.stdout + run.stderr
 
 
-def cuda_group(cuda: Cuda | None, command: list[str], mode: Mode) -> Group:
+def cuda_groups(cuda: Cuda | None, command: list[str], mode: Mode) -> list[Group]:
     if cuda is None:
-        return Group("cuda", (), ())
+        return []
     host = "-fPIC,-fvisibility=hidden,-Wall,-Wextra"
     flags = ["-std=c++17", *(["-O3", "-DNDEBUG"] if mode.release else ["-O1", "-g", "-lineinfo"])]
     flags += ["-DDENSECRF_ISA=cuda", f"-I{CSRC}", f"-ccbin={command[0]}", f"-Xcompiler={host}"]
     flags += ["-Werror=all-warnings", "-cudart=static", *cuda.arch_flags]
-    return Group("cuda", tuple(sorted((CSRC / "cuda").glob("*.cu"))), tuple(flags), rule="nvcc")
+    sources = sorted((CSRC / "cuda").glob("*.cu"))
+    stable = tuple(source for source in sources if source.name in BIT_STABLE_CUDA)
+    fast = tuple(source for source in sources if source.name not in BIT_STABLE_CUDA)
+    return [
+        Group("cuda", stable, (*flags, "-fmad=false"), rule="nvcc"),
+        Group("cuda", fast, tuple(flags), rule="nvcc"),
+    ]
 
 
 # ---- what is compiled --------------------------------------------------------------------------------------
@@ -417,11 +425,12 @@ def ninja_file(
             "  deps = gcc",
             "  description = CUDA $out",
         ]
-    kernels = cuda_group(cuda, command, mode)
-    for group in (python, kernels, *engine, emulated, emulated_python, tests):
+    kernels = cuda_groups(cuda, command, mode)
+    for group in (python, *kernels, *engine, emulated, emulated_python, tests):
         lines += compile_lines(group)
     objects = " ".join(target for group in engine for target in group.objects())
-    lines.append(f"build _C.so: link {' '.join([*python.objects(), *kernels.objects()])} {objects}")
+    module = " ".join(target for group in (python, *kernels) for target in group.objects())
+    lines.append(f"build _C.so: link {module} {objects}")
     lines.append(f"  flags = {shell(module_flags())}")
     if cuda:
         lines.append(f"  libraries = {shell([str(cuda.runtime), '-ldl', '-lrt'])}")
@@ -468,7 +477,9 @@ def build(target: str, version: str) -> Build:
     emulated = emulated_group(mode) if emulates else Group("emulated", (), ())
     programs = sorted((ROOT / "tests" / "cpp").glob("*.cpp"))
     tests = Group(
-        "tests", tuple(p for p in programs if emulates or p.stem not in EMULATED_TESTS), tuple(mode.optimise("-O1"))
+        "tests",
+        tuple(p for p in programs if emulates or p.stem not in EMULATED_TESTS),
+        (*mode.optimise("-O1"), "-Wno-unknown-pragmas"),  # those of kernels
     )
     directory = mode.build_dir
     directory.mkdir(parents=True, exist_ok=True)

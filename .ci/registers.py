@@ -54,12 +54,12 @@ def short(kernel: str) -> str:
     return found[1] if found else kernel
 
 
-def read(text: str, arch: str, usages: dict[str, Usage]) -> None:
-    """Add what ptxas says of each function."""
+def read(text: str, arch: str, file: str, usages: dict[str, Usage]) -> None:
+    """Add what ptxas says of each function of a file."""
     name = ""
     for line in text.splitlines():
         if found := re.search(r"(?:Function properties for|Compiling entry function) '?(.*?)'?(?: for 'sm_.*)?$", line):
-            name = short(found[1])
+            name = f"{file} {short(found[1])}"
         elif found := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line):
             usages[name].local = max(usages[name].local, int(found[1]))
             usages[name].spilled = max(usages[name].spilled, int(found[2]) + int(found[3]))
@@ -75,20 +75,20 @@ def main(archs: list[str]) -> None:
     if cuda is None:
         print("registers: no nvcc, so there are no kernels to look at")
         return
-    mode = build.Mode()
-    spilling = []
+    mode, usages = build.Mode(), defaultdict(Usage)
+    compiler = build.find_compiler(mode)
     with tempfile.TemporaryDirectory() as folder:
-        print(f"{'registers on ' + ', '.join(archs):>28} {'shared':>7} {'local':>6} {'spilled':>8}  kernel")
-        for source in build.cuda_group(cuda, build.find_compiler(mode), mode).sources:
-            usages: dict[str, Usage] = defaultdict(Usage)
-            for arch in archs if source.name != NOT_OURS else []:
-                group = build.cuda_group(replace(cuda, archs=(arch,)), build.find_compiler(mode), mode)
-                command = [cuda.nvcc, *group.flags, "-Xptxas", "-v", "-c", str(source), "-o", f"{folder}/kernel.o"]
-                read(report(command), arch, usages)
-            for name, usage in sorted(usages.items()):
-                registers = " ".join(f"{usage.registers.get(arch, '-'):>4}" for arch in archs)
-                print(f"{registers:>28} {usage.shared:>7} {usage.local:>6} {usage.spilled:>8}  {source.stem} {name}")
-                spilling += [name] if usage.spilled else []
+        for arch in archs:
+            for group in build.cuda_groups(replace(cuda, archs=(arch,)), compiler, mode):
+                for source in group.sources:
+                    if source.name != NOT_OURS:
+                        output = ["-Xptxas", "-v", "-c", str(source), "-o", f"{folder}/kernel.o"]
+                        read(report([cuda.nvcc, *group.flags, *output]), arch, source.stem, usages)
+    print(f"{'registers on ' + ', '.join(archs):>28} {'shared':>7} {'local':>6} {'spilled':>8}  kernel")
+    for name, usage in sorted(usages.items()):
+        registers = " ".join(f"{usage.registers.get(arch, '-'):>4}" for arch in archs)
+        print(f"{registers:>28} {usage.shared:>7} {usage.local:>6} {usage.spilled:>8}  {name}")
+    spilling = [name for name, usage in sorted(usages.items()) if usage.spilled]
     if spilling:
         sys.exit(f"registers: {len(spilling)} kernels spill: {', '.join(spilling)}")
 

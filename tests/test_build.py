@@ -172,8 +172,10 @@ def test_cuda_is_built_where_nvcc_is_or_when_asked_for(toolkit, monkeypatch):
         assert (cuda.release, cuda.root, cuda.archs) == ("12.4", toolkit, ("80", "90"))
         assert toolkit in cuda.runtime.parents
         assert cuda.arch_flags[-1] == "-gencode=arch=compute_90,code=compute_90"
-    names = {source.name for source in build.cuda_group(cuda, ["c++"], build.Mode()).sources}
-    assert names >= {"lattice_filter.cu", "grid_filter.cu", "sort.cu"}
+    groups = build.cuda_groups(cuda, ["c++"], build.Mode())
+    fused = {source.name: "-fmad=false" not in group.flags for group in groups for source in group.sources}
+    assert fused.items() >= {"lattice_build.cu": False, "lattice_filter.cu": True, "sort.cu": True}.items()
+    assert fused.keys() == {source.name for source in (build.CSRC / "cuda").glob("*.cu")}
     monkeypatch.setenv("DENSECRF_CUDA", "0")
     assert build.find_cuda() is None
 

@@ -21,6 +21,9 @@ template <class K>
 struct KeyCode {
   K unit[kMaxDims + 1];  // unit[d] = 0: the implied coordinate
   K step[kMaxDims + 1];  // key of the vertex one blur step up along each axis: +1 everywhere, -d on the axis
+  K image;               // times the number of the image, added to the keys of its vertices
+  K mask;                // the bits that tell the vertices apart
+  int bits;              // how many they are
 };
 
 DENSECRF_HD uint64_t hash(Key64 k) {
@@ -32,10 +35,11 @@ DENSECRF_HD uint64_t hash(Key128 k) {
   return hash(Key64(Key64(k) ^ (Key64(k >> 64) * Key64(0xd6e8feb86659fd93))));
 }
 
-// lo, hi: range of each elevated coordinate.  Returns false when K cannot hold the ranges exactly (then
-// `fingerprint` decides).
+// lo, hi: range of each elevated coordinate; images: how many lattices share the keys.  Returns false when K
+// cannot hold the ranges exactly (then `fingerprint` decides).
 template <class K>
-inline bool make_code(int d, const double* lo, const double* hi, bool fingerprint, KeyCode<K>* code) {
+inline bool make_code(int d, const double* lo, const double* hi, int images, bool fingerprint,
+                      KeyCode<K>* code) {
   const int width = 8 * int(sizeof(K));
   int shift = 0;
   for (int i = 0; i < d; ++i) {
@@ -47,11 +51,13 @@ inline bool make_code(int d, const double* lo, const double* hi, bool fingerprin
     code->unit[i] = shift < width ? K(1) << shift : K(0);
     shift += bits;
   }
+  code->image = shift < width ? K(1) << shift : K(0);
+  for (int64_t most = 1; most < images; most *= 2) ++shift;
   bool exact = shift <= width;
   if (!exact && !fingerprint) return false;
   if (!exact) {
     uint64_t state = 0x243f6a8885a308d3ull;  // splitmix64, seeded with digits of pi
-    for (int i = 0; i < d; ++i) {
+    for (int i = 0; i <= d; ++i) {
       K u = 0;
       for (int part = 0; part < 2; ++part) {
         uint64_t z = (state += 0x9e3779b97f4a7c15ull);
@@ -59,9 +65,11 @@ inline bool make_code(int d, const double* lo, const double* hi, bool fingerprin
         z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
         u = (u << (width / 2)) ^ K(z ^ (z >> 31));
       }
-      code->unit[i] = u | 1;
+      (i < d ? code->unit[i] : code->image) = u | 1;
     }
   }
+  code->bits = exact ? shift : width;
+  code->mask = code->bits < width ? (K(1) << code->bits) - 1 : ~K(0);
   code->unit[d] = 0;
   K ones = 0;
   for (int i = 0; i < d; ++i) ones += code->unit[i];

@@ -1,32 +1,10 @@
-// How far features reach on the lattice: what decides about the arithmetic and the keys of a build.
+// The extent of the features of a build.
 #pragma once
-#include "core/simplex.h"
+#include "core/extent.h"
 #include "cpu/buffer.h"
 #include "cpu/parallel.h"
-#include "densecrf.h"
 
 DENSECRF_BEGIN
-
-// Extent of the elevated coordinates over all points, by interval arithmetic on the extent of each feature.
-struct Extent {
-  double lo[kMaxDims + 1], hi[kMaxDims + 1];
-  double reach;  // largest absolute value
-};
-
-inline void elevated_extent(int d, double scale, const double* lo, const double* hi, Extent* out) {
-  double scales[kMaxDims];
-  elevation_scales(d, scale, scales);
-  double sum_lo = 0, sum_hi = 0;
-  out->reach = 0;
-  for (int j = d; j >= 0; --j) {
-    double c_lo = j ? lo[j - 1] * scales[j - 1] : 0, c_hi = j ? hi[j - 1] * scales[j - 1] : 0;
-    out->lo[j] = sum_lo - j * c_hi;
-    out->hi[j] = sum_hi - j * c_lo;
-    out->reach = larger(out->reach, larger(out->hi[j], -out->lo[j]));
-    sum_lo += c_lo;
-    sum_hi += c_hi;
-  }
-}
 
 // Smallest and largest value of each feature.
 template <class T>
@@ -91,14 +69,8 @@ Status elevated_extent(const LatticeRequest<T>& request, Extent* extent) {
   double lo[kMaxDims], hi[kMaxDims];
   Status status = feature_extent(request, lo, hi);
   if (status != Status::kOk) return status;
-  elevated_extent(request.dims, request.scale, lo, hi, extent);
-  // Beyond 2^40 cells not even double arithmetic leaves digits for the barycentric weights; beyond 2^20 float
-  // does not.
-  return extent->reach < 0x1p40 ? Status::kOk : Status::kRangeTooLarge;
-}
-template <class T>
-bool wants_double(const Extent& extent) {
-  return sizeof(T) == sizeof(double) || extent.reach >= 0x1p20;
+  *extent = elevated_extent(request.dims, request.scale, lo, hi);
+  return check_extent(*extent);
 }
 
 DENSECRF_END

@@ -7,6 +7,7 @@
 // the later passes local.
 #include <new>
 
+#include "core/bridges.h"
 #include "core/simplex.h"
 #include "cpu/blocks.h"
 #include "cpu/extent.h"
@@ -17,12 +18,9 @@ DENSECRF_BEGIN
 
 namespace {
 
-// The steps from corner k of a simplex to the next ones are a, b, c, d (corner d+1 is corner 0 again): its
-// bridges are k + b, on the way b, a, and in a lattice with at least kSparse points to a corner k + d, too.
-constexpr int kSparse = 3;
 // Pieces of the image that each thread embeds: with one, the thread that has the sky is done early.
 constexpr int kPieces = 2;
-constexpr uint8_t kSecond = 1, kFourth = 2;
+constexpr uint8_t kSecond = 1, kFourth = 2;  // kinds of bridges
 
 template <class T, class C, class K, int D>
 class Builder {
@@ -130,8 +128,8 @@ class Builder {
     if (!grow_wanted(out)) return false;
     for (int k = 0; k < n; ++k) {
       uint8_t* wanted = &out->wanted[int64_t(corners[k]) * n];
-      wanted[axes[(k + 1) % n]] |= kSecond;
-      wanted[axes[(k + 3) % n]] |= kFourth;
+      wanted[axes[(k + kSecondStep) % n]] |= kSecond;
+      wanted[axes[(k + kFourthStep) % n]] |= kFourth;
     }
     return true;
   }
@@ -164,7 +162,7 @@ class Builder {
     }
     tables_->simplices = simplices;
     corners_ = all.size();
-    sparse_ = corners_ * kSparse <= request_.points;
+    sparse_ = is_sparse(corners_, request_.points);
     return checked_size();
   }
 
@@ -256,7 +254,7 @@ Status start(const LatticeRequest<T>& request, const Extent& extent, LatticeTabl
   if (!tables) return Status::kOutOfMemory;
   *out = hide(tables);
   tables->dims = request.dims;
-  make_code(request.dims, extent.lo, extent.hi, true, &tables->code);
+  make_code(request.dims, extent.lo, extent.hi, 1, true, &tables->code);
   if constexpr (sizeof(C) == sizeof(float) &&
                 sizeof(K) == sizeof(Key64)) {  // the common case has its own code
     switch (request.dims) {
@@ -282,7 +280,7 @@ Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables) {
   Status status = elevated_extent(request, &extent);
   if (status != Status::kOk) return status;
   KeyCode<Key64> probe;
-  bool narrow = make_code(request.dims, extent.lo, extent.hi, false, &probe);
+  bool narrow = make_code(request.dims, extent.lo, extent.hi, 1, false, &probe);
   if (wants_double<T>(extent)) {
     return narrow ? start<T, double, Key64>(request, extent, tables)
                   : start<T, double, Key128>(request, extent, tables);

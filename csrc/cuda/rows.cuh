@@ -24,10 +24,24 @@ struct alignas(V * sizeof(T)) Pack {
   DENSECRF_HD void add_scaled(T factor, const Pack& other) {
     for (int i = 0; i < V; ++i) value[i] += factor * other.value[i];
   }
+  DENSECRF_HD void add_product(const Pack& a, const Pack& b) {
+    for (int i = 0; i < V; ++i) value[i] += a.value[i] * b.value[i];
+  }
   DENSECRF_HD void scale(T factor) {
     for (int i = 0; i < V; ++i) value[i] *= factor;
   }
+  DENSECRF_HD void multiply(const Pack& other) {
+    for (int i = 0; i < V; ++i) value[i] *= other.value[i];
+  }
 };
+template <int V, class T>
+DENSECRF_HD Pack<T, V>* as_packs(T* rows) {
+  return reinterpret_cast<Pack<T, V>*>(rows);
+}
+template <int V, class T>
+DENSECRF_HD const Pack<T, V>* as_packs(const T* rows) {
+  return reinterpret_cast<const Pack<T, V>*>(rows);
+}
 
 // Calls f(Width<V>) with the widest pack, of 16 bytes at most, that rows are made of.
 template <int V>

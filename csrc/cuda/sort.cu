@@ -1,4 +1,5 @@
 #include <cub/device/device_radix_sort.cuh>
+#include <cub/device/device_scan.cuh>
 
 #include "cuda/sort.h"
 
@@ -7,28 +8,67 @@ namespace cuda {
 
 namespace {
 
-cudaError_t sort(int64_t count, int bits, const int32_t* keys, int32_t* sorted_keys, const int32_t* values,
-                 int32_t* sorted_values, void* workspace, size_t* bytes, Stream stream) {
-  return cub::DeviceRadixSort::SortPairs(workspace, *bytes, keys, sorted_keys, values, sorted_values, count,
-                                         0, bits, stream);
+using Key64 = uint64_t;
+using Key128 = unsigned __int128;
+
+Status as_status(cudaError_t error) {
+  return error == cudaSuccess ? Status::kOk : Status(int(Status::kDevice) + int(error));
+}
+
+template <class F>
+size_t bytes_of(F call) {
+  size_t bytes = 0;
+  // Without a device this fails, and so will the call itself.
+  return call(bytes) == cudaSuccess ? bytes : 0;
 }
 
 }  // namespace
 
+template <class K>
 size_t sort_workspace(int64_t count, int bits) {
-  size_t bytes = 0;
-  // Without a device this fails, and so will the sort.
-  if (sort(count, bits, nullptr, nullptr, nullptr, nullptr, nullptr, &bytes, nullptr) != cudaSuccess)
-    return 0;
-  return bytes;
+  const size_t each[] = {bytes_of([&](size_t& bytes) {
+                           return cub::DeviceRadixSort::SortPairs<K, int32_t>(
+                               nullptr, bytes, nullptr, nullptr, nullptr, nullptr, count, 0, bits);
+                         }),
+                         bytes_of([&](size_t& bytes) {
+                           return cub::DeviceRadixSort::SortKeys<K>(nullptr, bytes, nullptr, nullptr, count,
+                                                                    0, bits);
+                         }),
+                         bytes_of([&](size_t& bytes) {
+                           int32_t* values = nullptr;
+                           return cub::DeviceScan::InclusiveSum(nullptr, bytes, values, values, count);
+                         })};
+  size_t most = 0;
+  for (size_t bytes : each) most = most < bytes ? bytes : most;
+  return most;
 }
 
-Status sort_pairs(int64_t count, int bits, const int32_t* keys, int32_t* sorted_keys, const int32_t* values,
+template <class K>
+Status sort_pairs(int64_t count, int bits, const K* keys, K* sorted_keys, const int32_t* values,
                   int32_t* sorted_values, void* workspace, size_t workspace_bytes, Stream stream) {
-  const cudaError_t error =
-      sort(count, bits, keys, sorted_keys, values, sorted_values, workspace, &workspace_bytes, stream);
-  return error == cudaSuccess ? Status::kOk : Status(int(Status::kDevice) + int(error));
+  return as_status(cub::DeviceRadixSort::SortPairs(workspace, workspace_bytes, keys, sorted_keys, values,
+                                                   sorted_values, count, 0, bits, stream));
 }
+
+template <class K>
+Status sort_keys(int64_t count, int bits, const K* keys, K* sorted_keys, void* workspace,
+                 size_t workspace_bytes, Stream stream) {
+  return as_status(
+      cub::DeviceRadixSort::SortKeys(workspace, workspace_bytes, keys, sorted_keys, count, 0, bits, stream));
+}
+
+Status add_up(int64_t count, int32_t* values, void* workspace, size_t workspace_bytes, Stream stream) {
+  return as_status(cub::DeviceScan::InclusiveSum(workspace, workspace_bytes, values, values, count, stream));
+}
+
+template size_t sort_workspace<Key64>(int64_t, int);
+template size_t sort_workspace<Key128>(int64_t, int);
+template Status sort_pairs(int64_t, int, const Key64*, Key64*, const int32_t*, int32_t*, void*, size_t,
+                           Stream);
+template Status sort_pairs(int64_t, int, const Key128*, Key128*, const int32_t*, int32_t*, void*, size_t,
+                           Stream);
+template Status sort_keys(int64_t, int, const Key64*, Key64*, void*, size_t, Stream);
+template Status sort_keys(int64_t, int, const Key128*, Key128*, void*, size_t, Stream);
 
 }  // namespace cuda
 }  // namespace densecrf

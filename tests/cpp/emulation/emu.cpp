@@ -240,6 +240,7 @@ const std::string& complaint() { return device.complaint; }
 
 void guard(void* at, size_t bytes) {
   auto* begin = static_cast<unsigned char*>(at);
+  ASAN_UNPOISON_MEMORY_REGION(begin, bytes);  // of a workspace that several calls share
   std::memset(begin, kUntouched, bytes);
   ASAN_POISON_MEMORY_REGION(begin, bytes);
   device.guards.push_back({begin, bytes});

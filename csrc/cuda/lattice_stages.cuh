@@ -1,0 +1,168 @@
+// Splat, blur and slice of a batch of lattices (Adams et al. 2010, section 3), between rows of points
+// [B, n, stride] and rows of vertices [M, stride].
+//
+// No atomics: a vertex is the sum of its entries in their order, so that every run gives the same bits.  How
+// many entries a vertex has varies a thousandfold (a clear sky falls into a few simplices), so threads share
+// out the entries, not the vertices.
+#pragma once
+#include "cuda/rows.cuh"
+
+DENSECRF_BEGIN
+
+constexpr int kEntriesEach = 32;  // entries that are added up one after the other
+
+template <class T>
+DENSECRF_HD int64_t entries_of(const Lattice<T>& lattice) {
+  return lattice.images * lattice.points * (lattice.dims + 1);
+}
+template <class T>
+int64_t pieces_of(const Lattice<T>& lattice) {
+  return (entries_of(lattice) + kEntriesEach - 1) / kEntriesEach;
+}
+// Rows of `borders`: the sums of the entries at either end of a piece, whose vertex has more elsewhere.
+template <class T>
+int64_t border_rows(const Lattice<T>& lattice) {
+  return 2 * pieces_of(lattice);
+}
+
+// Adds up the runs of one vertex in a piece of the entries.  A run that lies in the piece as a whole is the
+// value of its vertex; others go to `borders`: [0] what belongs to a vertex of the piece before, [1] to one
+// that goes on in the next.
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads, 4)  // with 48 registers some spill
+    splat_pieces(Lattice<T> lattice, int packs, const Pack<T, V>* rows, const T* scale, Pack<T, V>* values,
+                 Pack<T, V>* borders) {
+  const int64_t piece = row_of_thread(), first = piece * kEntriesEach, all = entries_of(lattice);
+  if (first >= all) return;
+  const int64_t end = all - first < kEntriesEach ? all : first + kEntriesEach;
+  const auto vertex = [&](int64_t e) { return lattice.corner[lattice.sorted[e]]; };
+  const int corners = lattice.dims + 1;
+  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
+    int32_t v = vertex(first);
+    bool begins = first == 0 || vertex(first - 1) != v;
+    Pack<T, V> sum{};
+    for (int64_t e = first; e < end; ++e) {
+      const int32_t entry = lattice.sorted[e], next = e + 1 < all ? vertex(e + 1) : -1;
+      const int32_t point = entry / corners;
+      const T factor = scale ? scale[point] : T(1);
+      sum.add_scaled(factor * lattice.weights[entry], rows[int64_t(point) * packs + i]);
+      const bool ends = next != v;
+      if (ends || e + 1 == end) {
+        if (begins && ends)
+          values[int64_t(v) * packs + i] = sum;
+        else
+          borders[(2 * piece + begins) * packs + i] = sum;
+        sum = Pack<T, V>{};
+        begins = true;
+      }
+      v = next;
+    }
+  }
+}
+
+// Values of the vertices that splat_pieces() has left: those of several pieces, and of none.
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads) join_pieces(int64_t vertices, int packs, const int32_t* starts,
+                                                        const Pack<T, V>* borders, Pack<T, V>* values) {
+  const int64_t v = row_of_thread();
+  if (v >= vertices) return;
+  const int64_t begin = starts[v], end = starts[v + 1];
+  const int64_t first = begin / kEntriesEach, last = (end - 1) / kEntriesEach;
+  if (begin < end && first == last) return;
+  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
+    Pack<T, V> sum{};
+    if (begin < end) sum = borders[(2 * first + 1) * packs + i];
+    for (int64_t piece = first + 1; piece <= last; ++piece) sum.add(borders[2 * piece * packs + i]);
+    values[v * packs + i] = sum;
+  }
+}
+
+// out = in + blur * (both neighbours along an axis)
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads) blur_axis(int64_t vertices, int packs, const int32_t* neighbours,
+                                                      T blur, const Pack<T, V>* in, Pack<T, V>* out) {
+  const int64_t v = row_of_thread();
+  if (v >= vertices) return;
+  const int64_t lower = neighbours[2 * v], upper = neighbours[2 * v + 1];
+  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
+    Pack<T, V> beside{};
+    if (lower >= 0) beside.add(in[lower * packs + i]);
+    if (upper >= 0) beside.add(in[upper * packs + i]);
+    Pack<T, V> sum = in[v * packs + i];
+    sum.add_scaled(blur, beside);
+    out[v * packs + i] = sum;
+  }
+}
+
+// Pack i of what a point receives, without the lattice's alpha.
+template <class T, int V>
+__device__ inline Pack<T, V> sliced(const Lattice<T>& lattice, int64_t point, int packs, int64_t i,
+                                    const Pack<T, V>* values) {
+  const int corners = lattice.dims + 1;
+  const int32_t* corner = lattice.corner + point * corners;
+  const T* weights = lattice.weights + point * corners;
+  Pack<T, V> sum{};
+  for (int k = 0; k < corners; ++k) sum.add_scaled(weights[k], values[int64_t(corner[k]) * packs + i]);
+  return sum;
+}
+
+template <class T, int V>
+__global__ void __launch_bounds__(kThreads)
+    slice(Lattice<T> lattice, int packs, const Pack<T, V>* values, Pack<T, V>* rows) {
+  const int64_t point = row_of_thread();
+  if (point >= lattice.images * lattice.points) return;
+  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
+    Pack<T, V> sum = sliced(lattice, point, packs, i, values);
+    sum.scale(lattice.alpha);
+    rows[point * packs + i] = sum;
+  }
+}
+
+// ---- queued stages
+
+// values = the sum over a vertex's entries of weight * row of the point, times scale[point] unless that is
+// null.  borders: [border_rows, stride] to work in.
+template <class T>
+void queue_splat(Queue* queue, const Lattice<T>& lattice, int stride, const T* rows, const T* scale,
+                 T* borders, T* values) {
+  for_pack<T>(stride, [&](auto width) {
+    constexpr int V = decltype(width)::value;
+    const int packs = stride / V;
+    const dim3 threads = row_threads(packs);
+    queue->run(row_blocks(pieces_of(lattice), packs), threads, splat_pieces<T, V>, lattice, packs,
+               as_packs<V>(rows), scale, as_packs<V>(values), as_packs<V>(borders));
+    queue->run(row_blocks(lattice.vertices, packs), threads, join_pieces<T, V>, lattice.vertices, packs,
+               lattice.starts, as_packs<V>(borders), as_packs<V>(values));
+  });
+}
+
+// Blurs along all axes, from one buffer into the other and back.  Returns the one with the result.
+template <class T>
+T* queue_blur(Queue* queue, const Lattice<T>& lattice, int stride, bool transpose, T* values, T* others) {
+  for_pack<T>(stride, [&](auto width) {
+    constexpr int V = decltype(width)::value;
+    const int packs = stride / V;
+    for (int i = 0; i <= lattice.dims; ++i) {
+      const int64_t axis = transpose ? lattice.dims - i : i;
+      queue->run(row_blocks(lattice.vertices, packs), row_threads(packs), blur_axis<T, V>, lattice.vertices,
+                 packs, lattice.neighbours + 2 * axis * lattice.vertices, lattice.blur, as_packs<V>(values),
+                 as_packs<V>(others));
+      T* blurred = others;
+      others = values;
+      values = blurred;
+    }
+  });
+  return values;
+}
+
+template <class T>
+void queue_slice(Queue* queue, const Lattice<T>& lattice, int stride, const T* values, T* rows) {
+  for_pack<T>(stride, [&](auto width) {
+    constexpr int V = decltype(width)::value;
+    const int packs = stride / V;
+    queue->run(row_blocks(lattice.images * lattice.points, packs), row_threads(packs), slice<T, V>, lattice,
+               packs, as_packs<V>(values), as_packs<V>(rows));
+  });
+}
+
+DENSECRF_END
