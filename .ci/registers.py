@@ -17,6 +17,9 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_OURS = "sort.cu"  # CUB's kernels
+# Kernels for any number of dimensions keep arrays of so many bytes and more in local memory; next to these a spilled
+# register is nothing.
+ARRAYS = 1024
 
 
 @dataclass
@@ -88,7 +91,7 @@ def main(archs: list[str]) -> None:
     for name, usage in sorted(usages.items()):
         registers = " ".join(f"{usage.registers.get(arch, '-'):>4}" for arch in archs)
         print(f"{registers:>28} {usage.shared:>7} {usage.local:>6} {usage.spilled:>8}  {name}")
-    spilling = [name for name, usage in sorted(usages.items()) if usage.spilled]
+    spilling = [name for name, usage in sorted(usages.items()) if usage.spilled and usage.local < ARRAYS]
     if spilling:
         sys.exit(f"registers: {len(spilling)} kernels spill: {', '.join(spilling)}")
 
