@@ -101,37 +101,12 @@ class _Ops(Protocol):
 f32: _Ops
 f64: _Ops
 
-_CudaLattice: TypeAlias = tuple[Any, ...]  # the members of cuda::Lattice in csrc/cuda/device.h
-_CudaGrid: TypeAlias = tuple[Any, ...]  # those of GridView in csrc/densecrf.h
-
-# The functions of csrc/cuda/device.h: arrays on the device and the stream are their addresses. They queue work on the
-# stream and wait for nothing. RuntimeError says what the CUDA runtime complains of.
+# The functions of csrc/cuda/device.h by their names: arrays on the device and the stream are their addresses, structs
+# are tuples of their members. They queue work on the stream and wait for nothing. RuntimeError says what the CUDA
+# runtime complains of.
 @type_check_only
 class _CudaOps(Protocol):
-    def filter_workspace(self, lattice: _CudaLattice, channels: int, /) -> int: ...
-    def filter(
-        self,
-        lattice: _CudaLattice,
-        channels: int,
-        values: int,
-        out: int,
-        transpose: bool,
-        workspace: int,
-        stream: int,
-        /,
-    ) -> None: ...
-    def grid_filter_workspace(self, grid: _CudaGrid, images: int, channels: int, /) -> int: ...
-    def grid_filter(
-        self,
-        grid: _CudaGrid,
-        images: int,
-        channels: int,
-        values: int,
-        out: int,
-        workspace: int,
-        stream: int,
-        /,
-    ) -> None: ...
+    def __getattr__(self, name: str, /) -> Any: ...
 
 @type_check_only
 class _Cuda(Protocol):

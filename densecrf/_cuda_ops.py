@@ -137,15 +137,17 @@ def lattice_build(features: Tensor, method: str) -> tuple[Tensor, Tensor, Tensor
     features = features.contiguous()
     images, points, dims = features.shape
     request = _build_request(features, method)
-    integers = {"dtype": torch.int32, "device": features.device}
+
+    def integers(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.int32, device=features.device)
+
     weights = features.new_empty((images, points, dims + 1))
-    corner, by_vertex = torch.empty(weights.shape, **integers), torch.empty(weights.numel(), **integers)
-    found = torch.empty(2, **integers)
+    corner, by_vertex, found = integers(*weights.shape), integers(weights.numel()), integers(2)
     workspace = workspace_of("build_vertices", features, request)
     queue("build_vertices", features, request, weights, corner, by_vertex, found, workspace)
     corners, bridges = found.tolist()
     vertices = corners + bridges
-    starts, neighbours = torch.empty(vertices + 1, **integers), torch.empty((dims + 1, vertices, 2), **integers)
+    starts, neighbours = integers(vertices + 1), integers(dims + 1, vertices, 2)
     queue("build_links", features, request, corners, bridges, starts, neighbours, workspace)
     return weights, corner, by_vertex, starts, neighbours, torch.empty(0, dtype=torch.int64, device=features.device)
 
@@ -369,14 +371,14 @@ class _Run:
     ) -> None:
         self.logits = logits.contiguous()
         self.weights, self.couplings = weights, couplings
-        self.grids = [None if w.numel() else grids_of(s, shape, logits) for w, s in zip(weights, sigmas, strict=True)]
+        self.grids = [[] if w.numel() else grids_of(s, shape, logits) for w, s in zip(weights, sigmas, strict=True)]
         images, labels, points = logits.shape
         left = list(index)
         self.kernels = []
         for k, coupling in enumerate(couplings):
             arrays, left = (left[: _ops.INDEX_ARRAYS], left[_ops.INDEX_ARRAYS :]) if weights[k].numel() else ([], left)
             lattice = [lattice_of(weights[k], arrays, method)] if arrays else []
-            grid = [] if arrays else [self.grids[k][0].native]
+            grid = [grid.native for grid in self.grids[k][:1]]
             ends = [checked("norm", end[k], logits, (images, points)) if end[k].numel() else None for end in norms]
             whole = coupling.to(logits.dtype).expand(labels) if coupling.ndim == 0 else coupling
             size = (labels,) * whole.ndim
@@ -398,8 +400,7 @@ class _Run:
 
     def state_values(self) -> int:
         """Length of an iteration's filtered values."""
-        size: int = _native.cuda_ops(_ops.dtype_of(self.logits)).mean_field_states(addresses(self.request(1)))
-        return size
+        return int(_native.cuda_ops(_ops.dtype_of(self.logits)).mean_field_states(addresses(self.request(1))))
 
     def queue(self, request: tuple[Any, ...]) -> None:
         queue_in_workspace("mean_field", self.logits, (request,))
@@ -418,7 +419,7 @@ class _Pieces:
     def __init__(self, run: _Run, flags: Sequence[tuple[bool, ...]]) -> None:
         self.run, self.flags = run, flags
         self.states = run.states
-        wanted = [(k, grids) for k, grids in enumerate(run.grids) if grids and flags[k][2]]
+        wanted = [(k, grids) for k, grids in enumerate(run.grids) if flags[k][2]]
         self.probes = [(slope.native, k) for k, grids in wanted for slope in grids[1:]]
 
     def back(self, grad: Tensor, start: Tensor | None, iterations: int, states: Tensor) -> tuple[Any, ...]:

@@ -80,20 +80,8 @@ def lattice_of(weights: Tensor, index: Sequence[Tensor], method: str) -> tuple[A
 
 
 def operator(name: str) -> Any:
-    """Register a CPU kernel as the operator ``densecrf::name``; on CUDA, `_cuda_ops` apart, there is a sentence."""
-
-    def decorate(function: Any) -> Any:
-        op = torch.library.custom_op(f"densecrf::{name}", function, mutates_args=(), device_types="cpu")
-
-        def refuse(*args: Any, **kwargs: Any) -> Any:
-            raise NotImplementedError(
-                f"densecrf has no {name} for CUDA yet, got tensors on cuda: move them with .cpu()"
-            )
-
-        op.register_kernel("cuda")(refuse)
-        return op
-
-    return decorate
+    """Register a function as the operator ``densecrf::name`` and its CPU kernel; `_cuda_ops` has those for CUDA."""
+    return torch.library.custom_op(f"densecrf::{name}", mutates_args=(), device_types="cpu")
 
 
 # ---- building a lattice ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from densecrf import _cuda_ops, _native, _ops  # noqa: E402
+import densecrf.nn  # noqa: E402
+from densecrf import _cuda_ops, _features_ops, _mean_field_ops, _native, _ops  # noqa: E402
 from densecrf.nn import functional as F  # noqa: E402
+from densecrf.nn.terms import TermBuilder  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,6 +57,9 @@ class Emulated:
 
     @contextmanager
     def active(self):
+        if _native.cuda is self.native:  # already
+            yield
+            return
         before, _native.cuda = _native.cuda, self.native
         for op, kernel in _cuda_ops.KERNELS.items():
             op.register_kernel("cpu")(kernel)
@@ -111,7 +117,7 @@ def values_and_gradients(function, args):
     return [out.detach(), *(torch.autograd.grad(out, leaves, back) if leaves else ())]
 
 
-def same(device, function, *args, of=None):
+def same(device, function, *args, of=None, close32=2e-5):
     """Values and gradients on the device are those on the CPU; `of`: what the CPU gets instead of `args`."""
     expected = values_and_gradients(function, moved(args if of is None else of, "cpu"))
     given = moved(args, device.device)
@@ -119,9 +125,10 @@ def same(device, function, *args, of=None):
         found = values_and_gradients(function, given)
         again = values_and_gradients(function, given)
     for e, f, a in zip(expected, found, again, strict=True):
-        close = 2e-5 if e.dtype == torch.float32 else 1e-12
+        close = close32 if e.dtype == torch.float32 else 1e-11
         assert f.device == device.device
-        torch.testing.assert_close(f.cpu(), e, rtol=close, atol=close * float(e.abs().max()))
+        scale = max(1.0, float(e.abs().max()))
+        torch.testing.assert_close(f.cpu(), e, rtol=close, atol=close * scale)
         assert torch.equal(f, a)  # the same bits at every run
 
 
@@ -148,33 +155,11 @@ def mask_of(images, n, dtype):
 class Built:
     """A lattice as the CPU builds it, and as the device does."""
 
-    def __init__(self, images, n, d, method="tuned", dtype=torch.float64):
-        self.weights, *self.index = _ops.lattice_build(random(images, n, d, grad=False, dtype=dtype), method)
-        self.on_device = on_device(self.weights, *(array.numpy() for array in self.index))
-
-
-def on_device(weights, simplex, simplex_vertices, chains, chain_starts, sizes):
-    """Index arrays of the CPU's lattices as those of the device's one lattice."""
-    images, _, corners = weights.shape
-    firsts = np.vstack([np.zeros((1, 2), np.int64), sizes.cumsum(axis=0)])
-    chains_at = np.concatenate([[0], chain_starts[:, -1].cumsum()])
-    vertices = int(firsts[-1, 1])
-    corner = np.stack(
-        [simplex_vertices[firsts[b, 0] + simplex[b].astype(np.int64)] + firsts[b, 1] for b in range(images)]
-    )
-    neighbours = np.full((corners, vertices, 2), -1)
-    for b in range(images):
-        for axis in range(corners):
-            chain = chains[chains_at[b] :][chain_starts[b, axis] : chain_starts[b, axis + 1]]
-            ids = firsts[b, 1] + np.where(chain < 0, ~chain, chain)
-            goes_on = chain[:-1] >= 0
-            lower, upper = ids[:-1][goes_on], ids[1:][goes_on]
-            neighbours[axis, lower, 1], neighbours[axis, upper, 0] = upper, lower
-    by_vertex = corner.ravel().argsort(kind="stable")
-    starts = np.searchsorted(corner.ravel()[by_vertex], np.arange(vertices + 1))
-    arrays = corner, by_vertex, starts, neighbours, np.empty(0)
-    kinds = *[np.int32] * 4, np.int64
-    return [torch.from_numpy(array.astype(kind)) for array, kind in zip(arrays, kinds, strict=True)]
+    def __init__(self, device, images, n, d, method="tuned", dtype=torch.float64):
+        features = random(images, n, d, grad=False, dtype=dtype)
+        self.weights, *self.index = _ops.lattice_build(features, method)
+        with device.active():
+            self.there, *self.on_device = moved(_ops.lattice_build(features.to(device.device), method), "cpu")
 
 
 # ---- values and gradients ------------------------------------------------------------------------------------
@@ -184,17 +169,36 @@ def on_device(weights, simplex, simplex_vertices, chains, chain_starts, sizes):
 @pytest.mark.parametrize("method", ["tuned", "classic"])
 @pytest.mark.parametrize("images, n, d, channels", [(1, 40, 2, 3), (3, 31, 5, 21), (2, 1, 3, 1)])
 def test_lattice_filter(device, images, n, d, channels, method, dtype):
-    built, values = Built(images, n, d, method, dtype), random(images, channels, n, seed=1, dtype=dtype)
+    built, values = Built(device, images, n, d, method, dtype), random(images, channels, n, seed=1, dtype=dtype)
+    assert len(built.on_device[2]) - 1 == built.index[4][:, 1].sum()  # vertices
+    torch.testing.assert_close(built.there, built.weights, rtol=0, atol=1e-6)
+    built.weights.requires_grad_()
     for transpose in (False, True):
         cpu, there = ((values, built.weights, index, method, transpose) for index in (built.index, built.on_device))
         same(device, _ops.lattice_filter, *there, of=cpu)
 
 
 def test_lattice_filter_gradients(device):
-    built = Built(3, 6, 3)
+    built = Built(device, 3, 6, 3)
     given = moved([built.weights, built.on_device], device.device)
     for transpose in (False, True):
         sure(device, lambda v, t=transpose: _ops.lattice_filter(v, *given, "tuned", t), random(3, 2, 6, seed=2))
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("images, n, d", [(1, 50, 2), (3, 20, 5)])
+def test_gradient_of_features(device, images, n, d, dtype):
+    features = random(images, n, d, dtype=dtype)
+    same(device, lambda f: _ops.lattice_build(f, "tuned")[0], features)
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("images, shape", [(1, (6, 7)), (3, (2, 3, 4)), (2, (9,))])
+def test_image_features(device, images, shape, dtype):
+    image, sigma = random(images, 3, prod(shape), dtype=dtype), random(len(shape), seed=1, dtype=dtype).detach().exp()
+    colours = torch.tensor([1.0, 2.0, 0.5], dtype=dtype)
+    same(device, _features_ops.image_features, image, sigma.requires_grad_(), colours.requires_grad_(), list(shape))
+    same(device, _features_ops.image_features, image.detach(), sigma, colours, list(shape))
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
@@ -217,7 +221,8 @@ def test_grid_filter_gradients(device, shape, sigma):
 @pytest.mark.parametrize("power", [-1.0, -0.5])
 def test_norms(device, images, power, dtype):
     shape, sigma = [5, 7], torch.tensor([1.3, 2.2], dtype=dtype, requires_grad=True)
-    built = Built(images, 35, 4, dtype=dtype)
+    built = Built(device, images, 35, 4, dtype=dtype)
+    built.weights.requires_grad_()
     for mask in (NONE.to(dtype), mask_of(images, 35, dtype)):
         cpu, there = ((built.weights, index, mask, "tuned", power) for index in (built.index, built.on_device))
         same(device, _ops.lattice_norm, *there, of=cpu)
@@ -226,7 +231,7 @@ def test_norms(device, images, power, dtype):
 
 
 def test_norm_is_0_where_nobody_is_in_reach(device):
-    built = Built(2, 20, 3)
+    built = Built(device, 2, 20, 3)
     built.weights[1, 7] = 0
     cpu, there = ((built.weights, index, NONE.double(), "tuned", -0.5) for index in (built.index, built.on_device))
     same(device, _ops.lattice_norm, *there, of=cpu)
@@ -248,6 +253,96 @@ def test_spatial_filter(device, normalization, dtype):
     same(device, filtered, values, sigma)
 
 
+LABELS = 3
+WEIGHTS = {
+    "scalars": (lambda: [torch.tensor(1.5), torch.tensor(2.0)], lambda: None),
+    "labels": (lambda: [random(LABELS, seed=k).detach() + 2 for k in range(2)], lambda: -random(LABELS).detach().exp()),
+    "matrices": (
+        lambda: [random(LABELS, LABELS, seed=k).detach() for k in range(2)],
+        lambda: random(LABELS, LABELS, seed=9),
+    ),
+}
+
+
+def crf(shape, normalization, method, mask, recompute, iterations=3):
+    """A dense CRF as a function of all that may be learned."""
+
+    def refined(logits, image, sxy, far, srgb, compatibility, *weights):
+        return F.dense_crf(
+            logits,
+            image,
+            kernels=[densecrf.Gaussian(1), densecrf.Bilateral(1, 1)],
+            weights=list(weights),
+            bandwidths=[{"sxy": sxy}, {"sxy": far, "srgb": srgb}],
+            compatibility=compatibility,
+            normalization=normalization,
+            method=method,
+            mask=None if mask is None else mask.to(logits.device),
+            recompute=recompute,
+            iterations=iterations,
+        )
+
+    return refined
+
+
+def crf_inputs(images, shape, weights, dtype, learned=True):
+    logits, image = random(images, LABELS, *shape), random(images, 2, *shape, seed=1)
+    bandwidths = [torch.full((len(shape),), s, dtype=torch.float64) for s in (1.4, 2.5)]
+    make_weights, make_compatibility = WEIGHTS[weights]
+    given = [logits, image, *bandwidths, torch.tensor([0.8]), make_compatibility(), *make_weights()]
+    return [t if t is None else t.detach().to(dtype).requires_grad_(learned or t is logits) for t in given]
+
+
+@pytest.mark.parametrize(
+    "normalization, method, masked, recompute",
+    [
+        ("symmetric", "tuned", False, None),
+        ("symmetric", "tuned", True, True),
+        ("after", "classic", False, False),
+        ("before", "tuned", True, None),
+        ("none", "tuned", False, True),
+    ],
+)
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("images, shape", [(1, (6, 7)), (3, (5, 4)), (2, (3, 4, 3)), (1, (11,))])
+def test_dense_crf(device, images, shape, weights, normalization, method, masked, recompute):
+    mask = mask_of(images, prod(shape), torch.bool).view(images, *shape) if masked else None
+    function = crf(shape, normalization, method, mask, recompute)
+    for dtype in DTYPES.values():
+        same(device, function, *crf_inputs(images, shape, weights, dtype), close32=1e-4)
+    same(device, function, *crf_inputs(images, shape, weights, torch.float64, learned=False))
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_dense_crf_gradients(device, weights):
+    shape = (2, 3)
+    given = [t for t in crf_inputs(2, shape, weights, torch.float64) if t is not None]
+    function = crf(shape, "symmetric", "tuned", None, None, 2)
+    if weights == "scalars":
+        sure(device, lambda *all: function(*all[:5], None, *all[5:]), *given)
+    else:
+        sure(device, function, *given)
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 4])
+def test_layers(device, iterations):
+    torch.manual_seed(0)
+    logits, image = random(2, LABELS, 6, 7, dtype=torch.float32), random(2, 3, 6, 7, seed=1, dtype=torch.float32) * 50
+    for layer in (
+        densecrf.nn.DenseCRF(LABELS, iterations=iterations),
+        densecrf.nn.CRFasRNN(LABELS, iterations=iterations),
+    ):
+        same(device, lambda z, i, layer=layer: copy.deepcopy(layer).to(z.device)(z, i), logits, image)
+
+
+def test_features_that_are_not_finite_are_refused(device):
+    features = random(2, 9, 3, grad=False)
+    for wrong, what in ((torch.nan, "finite"), (1e13, "span")):
+        features[1, 4, 1] = wrong
+        with device.active(), pytest.raises(ValueError, match=f"image or features.*{what}"):
+            _ops.lattice_build(features.to(device.device), "tuned")
+
+
 def test_what_is_not_finite_spreads(device):
     values = torch.zeros(1, 2, 35, dtype=torch.float64)
     values[0, 1, 17] = torch.nan
@@ -261,20 +356,36 @@ def test_what_is_not_finite_spreads(device):
 
 
 def checks(device):
-    """One call of every operator that the device has a kernel for."""
-    built, shape, sigma = Built(2, 35, 3), [5, 7], torch.tensor([1.3, 2.2], dtype=torch.float64)
+    """One call of every operator."""
+    built, shape, sigma = Built(device, 2, 35, 3), [5, 7], torch.tensor([1.3, 2.2], dtype=torch.float64)
     values, grad, norm = random(2, 3, 35), random(2, 3, 35, seed=1, grad=False), random(2, 35, seed=2, grad=False)
-    mask = mask_of(2, 35, torch.float64)
-    lattice = built.weights, built.on_device
+    mask, none = mask_of(2, 35, torch.float64), NONE.double()
+    lattice, features = (built.weights, built.on_device), random(2, 35, 3, seed=3)
+    couplings = [torch.tensor(2.0, dtype=torch.float64), random(3, 3, seed=4, grad=False)]
+    kernels = couplings, [built.weights, none], built.on_device, [none, sigma], [norm, none], [norm, norm]
+    run = values, *kernels, shape, "tuned", 2, True, -1
+    with device.active():
+        _, states, kept = _mean_field_ops.mean_field(*moved(run, device.device))
     calls = {
+        _features_ops.image_features: (values, sigma, torch.ones(3, dtype=torch.float64), shape),
+        _features_ops.image_features_grad: (random(2, 35, 4, grad=False), random(2, 35, 4), sigma, sigma, True),
+        _ops.lattice_build: (features, "tuned"),
+        _ops.lattice_features_grad: (features, random(2, 35, 4, grad=False), "tuned"),
         _ops.lattice_filter: (values, *lattice, "tuned", False),
         _ops.lattice_filter_values_grad: (grad, *lattice, "tuned", True),
+        _ops.lattice_filter_weights_grad: (values, grad, *lattice, "tuned"),
         _ops.grid_filter: (values, sigma, shape),
         _ops.grid_filter_values_grad: (grad, sigma, shape),
         _ops.grid_filter_sigma_grad: (values, grad, sigma, shape),
         _ops.lattice_norm: (*lattice, mask, "tuned", -0.5),
+        _ops.lattice_norm_weights_grad: (norm, norm, *lattice, mask, "tuned", -0.5),
         _ops.grid_norm: (sigma, mask, shape, -1.0),
         _ops.grid_norm_sigma_grad: (norm, norm, sigma, mask, shape, -0.5),
+        _mean_field_ops.mean_field: run,
+        _mean_field_ops.mean_field_backward: (
+            *(grad, values, *kernels, states.cpu(), kept.cpu(), shape, "tuned", 2),
+            [True, True, False, True, True, True, False, True, False, True],
+        ),
     }
     return {op: moved(args, device.device) for op, args in calls.items()}
 
@@ -284,7 +395,8 @@ def test_opcheck(device):
     assert calls.keys() == _cuda_ops.KERNELS.keys()
     with device.active():
         for op, args in calls.items():
-            torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))
+            fakes = ("test_faketensor",) if device.device.type == "cuda" or op is not _ops.lattice_build else ()
+            torch.library.opcheck(op, args, test_utils=("test_schema", *fakes))
 
 
 def test_slices_of_larger_tensors(device):
@@ -303,7 +415,7 @@ def test_the_runtimes_errors_are_raised(device):
 
 
 def test_tensors_that_do_not_go_together_are_named(device):
-    built = Built(2, 7, 3)
+    built = Built(device, 2, 7, 3)
     weights, index, values = moved([built.weights, built.on_device, random(2, 1, 7)], device.device)
     short = [*index[:3], index[3][:, 1:], index[4]]
     wide = [index[0].long(), *index[1:]]
@@ -335,11 +447,10 @@ def test_a_build_without_cuda_says_so(monkeypatch):
         _cuda_ops.grid_filter(torch.zeros(1, 1, 4), torch.ones(1), [4])
 
 
-def test_operators_without_a_kernel_refuse_in_words():
-    for op in vars(_ops).values():
-        if isinstance(op, torch.library.CustomOpDef) and op not in _cuda_ops.KERNELS:
-            with pytest.raises(NotImplementedError, match=rf"no {op._name} for CUDA yet, got tensors on cuda: move"):
-                op._backend_fns["cuda"]()
+def test_every_operator_has_a_kernel():
+    modules = _ops, _features_ops, _mean_field_ops
+    operators = {op for m in modules for op in vars(m).values() if isinstance(op, torch.library.CustomOpDef)}
+    assert operators == _cuda_ops.KERNELS.keys()
 
 
 @pytest.mark.skipif(_native.cuda is None, reason="densecrf was built without CUDA")
@@ -357,20 +468,41 @@ def test_without_a_driver_the_extension_says_so():
 # ---- what only a GPU shows -----------------------------------------------------------------------------------
 
 
-QUEUED = "lattice_filter", "lattice_norm", "grid_filter", "spatial_term"
+QUEUED = "lattice_filter", "lattice_norm", "grid_filter", "spatial_term", "mean_field", "backward"
 
 
 def queued(device):
     """Calls that wait for nothing: by name, a function of values [2, 3, 35], and such values."""
-    built, sigma = Built(2, 35, 3, dtype=torch.float32), torch.tensor([1.3, 2.2])
+    built, sigma = Built(device, 2, 35, 3, dtype=torch.float32), torch.tensor([1.3, 2.2])
     lattice = moved([built.weights, built.on_device], device.device)
     values = random(2, 3, 35, dtype=torch.float32, grad=False)
+    image = (random(2, 3, 5, 7, dtype=torch.float32, seed=5, grad=False) * 60).to(device.device)
+    builder = TermBuilder(values.view(2, 3, 5, 7).to(device.device), image, [], None, "symmetric", "tuned", None)
+    terms = builder.terms([densecrf.Gaussian(2), densecrf.Bilateral(3, 60)], [{}, {}])
+    couplings = [torch.tensor(weight, device=device.device) for weight in (1.5, 2.0)]
+
+    def mean_field(v):
+        return F.mean_field(v.view(2, 3, 5, 7), terms, couplings, iterations=3)
+
+    def backward(v):
+        v = v.detach().requires_grad_()
+        return torch.autograd.grad(mean_field(v), v, image)[0]
+
     return {
+        "mean_field": (mean_field, values),
+        "backward": (backward, values),
         "lattice_filter": (lambda v: _ops.lattice_filter(v, *lattice, "tuned", False), values),
         "lattice_norm": (lambda v: _ops.lattice_norm(*lattice, v[:, 0].abs(), "tuned", -0.5), values),
         "grid_filter": (lambda v: _ops.grid_filter(v, sigma, [5, 7]), values),
         "spatial_term": (lambda v: F.spatial_term(sigma, [5, 7], batch=2, device=v.device).filter(v), values),
     }
+
+
+@pytest.mark.parametrize("name", QUEUED)
+def test_calls_run(device, name):
+    with device.active():
+        function, values = queued(device)[name]
+        assert function(values.to(device.device)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", QUEUED)
