@@ -53,10 +53,11 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = below > 0 ? below : 0, end = above < axis.size ? above : axis.size;
   for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
     Pack<T, V> sum{};
-    for (int64_t pixel = first; pixel < end; ++pixel) {
-      const NodeAt<T> at(pixel, axis.spacing);
-      const T tent = at.node == node ? 1 - at.fraction : at.fraction;
-      const int64_t from = (outer * axis.size + pixel) * axis.inner + inner;
+    int64_t from = (outer * axis.size + first) * axis.inner + inner;
+#pragma unroll 2  // or registers spill
+    for (int past = int(first - below); past < int(end - below); ++past, from += axis.inner) {
+      const T tent = past < axis.spacing ? node_fraction<T>(past, axis.spacing)
+                                         : 1 - node_fraction<T>(past - axis.spacing, axis.spacing);
       sum.add_scaled(scale ? tent * scale[from] : tent, in[from * packs + i]);
     }
     out[row * packs + i] = sum;
