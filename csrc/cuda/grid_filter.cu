@@ -1,5 +1,6 @@
 // The spatial Gaussian on a regular grid, between the caller's planes.
-#include "cuda/grid_stages.cuh"
+#include "cuda/rows.cuh"
+#include "cuda/term.cuh"
 
 DENSECRF_BEGIN
 
@@ -7,15 +8,18 @@ namespace {
 
 template <class T>
 struct GridSpace {
-  T* rows;     // [B, pixels, stride]
-  T* nodes;    // [B, nodes, stride]
-  T* work[2];  // [B, most nodes, stride]
+  Kernel<T> kernel{};
+  Rows rows;
+  T* points;  // [B, n, stride]
+  T* nodes;   // filtered
+  FilterWork<T> work;
 
-  GridSpace(const GridView<T>& grid, int images, int channels, Arena* arena) {
-    const int64_t stride = row_stride(channels);
-    rows = arena->template take<T>(images * pixels_of(grid) * stride);
-    nodes = arena->template take<T>(images * nodes_of(grid) * stride);
-    for (T*& values : work) values = arena->template take<T>(images * most_nodes_of(grid) * stride);
+  GridSpace(const GridView<T>& grid, int images, int channels, Arena* arena)
+      : rows{images, grid.size[0] * grid.size[1] * grid.size[2], channels, row_stride(channels)} {
+    kernel.grid = &grid;
+    points = arena->template take<T>(rows.values());
+    nodes = arena->template take<T>(filtered_values(kernel, rows));
+    for (T*& buffer : work.buffer) buffer = arena->template take<T>(filter_work(kernel, rows));
   }
 };
 
@@ -33,13 +37,12 @@ Status grid_filter(const GridView<T>& grid, int images, int channels, const T* v
                    void* workspace, Stream stream) {
   Arena arena(workspace);
   const GridSpace<T> space(grid, images, channels, &arena);
-  const int stride = row_stride(channels);
-  const int64_t points = pixels_of(grid);
+  const Rows& rows = space.rows;
   Queue queue(stream);
-  queue_load(&queue, images, channels, points, values, space.rows);
-  queue_grid<T>(&queue, grid, images, stride, space.rows, nullptr, space.work, space.nodes);
-  queue_slice(&queue, grid, images, stride, space.nodes, space.rows);
-  queue_store(&queue, images, channels, points, space.rows, out);
+  queue_load(&queue, images, channels, rows.points, values, space.points);
+  queue_filter<T>(&queue, rows, space.kernel, space.points, nullptr, false, space.work, space.nodes);
+  queue_sliced<T>(&queue, rows, space.kernel, space.nodes, {space.points});
+  queue_store(&queue, images, channels, rows.points, space.points, out);
   return queue.status();
 }
 

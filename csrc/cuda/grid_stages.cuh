@@ -15,11 +15,6 @@ struct Axis {
   int spacing, radius;
 };
 
-template <class T>
-int64_t pixels_of(const GridView<T>& grid) {
-  return grid.size[0] * grid.size[1] * grid.size[2];
-}
-
 // Nodes [z, y, x] where the axes from `first` on have been splatted.
 template <class T>
 int64_t nodes_of(const GridView<T>& grid, int first = 0) {
@@ -53,10 +48,11 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first = below > 0 ? below : 0, end = above < axis.size ? above : axis.size;
   for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
     Pack<T, V> sum{};
-    for (int64_t pixel = first; pixel < end; ++pixel) {
-      const NodeAt<T> at(pixel, axis.spacing);
-      const T tent = at.node == node ? 1 - at.fraction : at.fraction;
-      const int64_t from = (outer * axis.size + pixel) * axis.inner + inner;
+    int64_t from = (outer * axis.size + first) * axis.inner + inner;
+#pragma unroll 2  // or registers spill
+    for (int past = int(first - below); past < int(end - below); ++past, from += axis.inner) {
+      const T tent = past < axis.spacing ? node_fraction<T>(past, axis.spacing)
+                                         : 1 - node_fraction<T>(past - axis.spacing, axis.spacing);
       sum.add_scaled(scale ? tent * scale[from] : tent, in[from * packs + i]);
     }
     out[row * packs + i] = sum;
@@ -121,17 +117,6 @@ __device__ inline Pack<T, V> sliced(const GridView<T>& grid, int64_t row, int pa
   return sum;
 }
 
-template <class T, int V>
-__global__ void __launch_bounds__(kThreads)
-    slice_grid(GridView<T> grid, int64_t pixels, int packs, const Pack<T, V>* nodes, Pack<T, V>* rows) {
-  const int64_t row = row_of_thread();
-  if (row >= pixels) return;
-  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x)
-    rows[row * packs + i] = sliced(grid, row, packs, i, nodes);
-}
-
-// ---- queued stages
-
 // nodes = the filter of rows, times scale[pixel] unless that is null: splats every axis, then filters every
 // axis; the last one, x, comes first, so that what follows has fewer rows.  work: [B * most_nodes_of, stride]
 // each.
@@ -169,17 +154,6 @@ void queue_grid(Queue* queue, const GridView<T>& grid, int images, int stride, c
   for (int a = kGridAxes - 1; a >= 0; --a) {
     if (is_filtered(grid, a)) queue_axis(a, false);
   }
-}
-
-template <class T>
-void queue_slice(Queue* queue, const GridView<T>& grid, int images, int stride, const T* nodes, T* rows) {
-  for_pack<T>(stride, [&](auto width) {
-    constexpr int V = decltype(width)::value;
-    const int packs = stride / V;
-    const int64_t pixels = images * pixels_of(grid);
-    queue->run(row_blocks(pixels, packs), row_threads(packs), slice_grid<T, V>, grid, pixels, packs,
-               as_packs<V>(nodes), as_packs<V>(rows));
-  });
 }
 
 DENSECRF_END

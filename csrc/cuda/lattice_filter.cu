@@ -1,5 +1,6 @@
 // The lattice filter: splat, blur, slice, between the caller's planes; and its gradient.
 #include "cuda/lattice_stages.cuh"
+#include "cuda/term.cuh"
 
 DENSECRF_BEGIN
 
@@ -88,7 +89,9 @@ Status filter(const Lattice<T>& lattice, int channels, const T* values, T* out, 
   queue_load(&queue, lattice.images, channels, lattice.points, values, space.rows);
   queue_splat<T>(&queue, lattice, stride, space.rows, nullptr, space.borders, space.values);
   T* blurred = queue_blur(&queue, lattice, stride, transpose, space.values, space.others);
-  queue_slice(&queue, lattice, stride, blurred, space.rows);
+  Kernel<T> kernel{};
+  kernel.lattice = &lattice;
+  queue_sliced<T>(&queue, {lattice.images, lattice.points, channels, stride}, kernel, blurred, {space.rows});
   queue_store(&queue, lattice.images, channels, lattice.points, space.rows, out);
   return queue.status();
 }

@@ -106,18 +106,6 @@ __device__ inline Pack<T, V> sliced(const Lattice<T>& lattice, int64_t point, in
   return sum;
 }
 
-template <class T, int V>
-__global__ void __launch_bounds__(kThreads)
-    slice(Lattice<T> lattice, int packs, const Pack<T, V>* values, Pack<T, V>* rows) {
-  const int64_t point = row_of_thread();
-  if (point >= lattice.images * lattice.points) return;
-  for (int64_t i = threadIdx.x; i < packs; i += blockDim.x) {
-    Pack<T, V> sum = sliced(lattice, point, packs, i, values);
-    sum.scale(lattice.alpha);
-    rows[point * packs + i] = sum;
-  }
-}
-
 // ---- queued stages
 
 // values = the sum over a vertex's entries of weight * row of the point, times scale[point] unless that is
@@ -153,16 +141,6 @@ T* queue_blur(Queue* queue, const Lattice<T>& lattice, int stride, bool transpos
     }
   });
   return values;
-}
-
-template <class T>
-void queue_slice(Queue* queue, const Lattice<T>& lattice, int stride, const T* values, T* rows) {
-  for_pack<T>(stride, [&](auto width) {
-    constexpr int V = decltype(width)::value;
-    const int packs = stride / V;
-    queue->run(row_blocks(lattice.images * lattice.points, packs), row_threads(packs), slice<T, V>, lattice,
-               packs, as_packs<V>(values), as_packs<V>(rows));
-  });
 }
 
 DENSECRF_END

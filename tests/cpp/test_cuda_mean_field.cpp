@@ -358,7 +358,7 @@ class OnDevice {
       size_t i = 0;
       found.each(wanted, [&](std::vector<T>& mine, std::vector<T>& theirs, bool) {
         CHECK(close(mine, theirs));
-        if (!mine.empty()) same[i++].add(mine);
+        same[i++].add(mine);
         std::fill(mine.begin(), mine.end(), T(-7));
       });
     });
