@@ -11,8 +11,8 @@ Switches, all environment variables:
 ``DENSECRF_SANITIZE=address,undefined``
     any list that ``-fsanitize=`` takes; ``-O1 -g``, assertions on, SIMD levels up to AVX2 only.
 ``DENSECRF_CUDA=0|1|auto``
-    whether csrc/cuda is compiled into the package: no, yes, or (also when unset) if there is an nvcc (in CUDA_HOME,
-    on PATH or in /usr/local/cuda).
+    whether csrc/cuda is compiled into the package: no, yes, or if there is an nvcc (in CUDA_HOME, on PATH or in
+    /usr/local/cuda).  When unset: auto where there is an NVIDIA driver (nvidia-smi on PATH), else 0.
 ``DENSECRF_CUDA_ARCHS="80 90"``
     compute capabilities to compile it for, the last one as PTX too; 80 90 100 120 when unset.
 ``MAX_JOBS=n``
@@ -215,7 +215,7 @@ class Cuda:
 
 def find_cuda() -> Cuda | None:
     """The toolkit to compile csrc/cuda with, or None where that is not wanted or, with auto, not possible."""
-    wanted = os.environ.get("DENSECRF_CUDA", "").strip() or "auto"
+    wanted = wanted_cuda()
     if wanted not in ("0", "1", "auto"):
         raise CompileError(f"DENSECRF_CUDA must be 0, 1 or auto; got {wanted!r}.")
     if wanted == "0":
@@ -233,6 +233,12 @@ def find_cuda() -> Cuda | None:
     here = re.search(r"_HERE_=(\S+)", output([nvcc, "--dryrun", "-x", "cu", os.devnull]))
     root = Path(here[1]).parent if here else Path(nvcc).resolve().parents[1]
     return Cuda(nvcc, release[1] if release else "?", root, cuda_archs(nvcc))
+
+
+def wanted_cuda() -> str:
+    """0, 1 or auto; where nobody says, a machine without a GPU is spared some minutes of compiling for one."""
+    driver = shutil.which("nvidia-smi")
+    return os.environ.get("DENSECRF_CUDA", "").strip() or ("auto" if driver else "0")
 
 
 def find_nvcc() -> str | None:
@@ -490,7 +496,7 @@ def build(target: str, version: str) -> Build:
     if cuda:
         device = f"CUDA {cuda.release} for {', '.join(cuda.archs)}"
     else:
-        device = "no CUDA, as asked" if os.environ.get("DENSECRF_CUDA", "").strip() == "0" else "no CUDA, without nvcc"
+        device = "no CUDA, without nvcc" if wanted_cuda() == "auto" else "no CUDA (DENSECRF_CUDA=1 builds it)"
     print(f"densecrf: {shlex.join(command)}, SIMD levels {', '.join(levels)}, {device}", flush=True)
     jobs = os.environ.get("MAX_JOBS", "")
     if jobs and not (jobs.isdecimal() and int(jobs) > 0):

@@ -196,7 +196,7 @@ def contenders(case: Case, device: torch.device) -> dict[str, Callable[[int], An
             runs["plain torch"] = lambda i: torch_baselines.mean_field(
                 sets[i % len(sets)][0], plain[i % len(sets)], sxy, weight, bilateral_weight, case.iterations
             )
-        for size in (7, 11):
+        for size in (7, 11) if case.images == 1 else ():
             runs[f"window {size}"] = lambda i, size=size: torch_baselines.windowed_mean_field(
                 *sets[i % len(sets)], size, (sxy, weight), (bilateral_sxy, srgb, bilateral_weight), case.iterations
             )
@@ -235,9 +235,10 @@ def time_case(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
 STAGES = {  # kernels by name
     "splat": r"splat_pieces|join_pieces",
     "blur": r"blur_axis",
-    "grid": r"splat_axis|filter_axis|scale_rows",
-    "slice and update": r"update|slice",
-    "softmax": r"softmax",
+    "slice and update": r"update_rows<.*Lattice",
+    "grid": r"splat_axis|filter_axis",
+    "grid slice and update": r"update_rows<.*GridView",
+    "first softmax": r"update_rows<.*Mixed",
     "transpose": r"transpose",
 }
 

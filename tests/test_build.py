@@ -165,7 +165,14 @@ def toolkit(tmp_path, monkeypatch):
     return tmp_path / "toolkit"
 
 
-def test_cuda_is_built_where_nvcc_is_or_when_asked_for(toolkit, monkeypatch):
+def test_cuda_is_built_when_asked_for_and_where_there_is_a_driver(toolkit, monkeypatch):
+    driver = toolkit / "nvidia-smi"
+    driver.write_text("")
+    driver.chmod(0o755)
+    monkeypatch.delenv("DENSECRF_CUDA", raising=False)
+    for path, found in (("/usr/bin:/bin", False), (f"{toolkit}:/usr/bin:/bin", True)):
+        monkeypatch.setenv("PATH", path)
+        assert (build.find_cuda() is not None) == found
     for switch in ("", "1", "auto"):
         monkeypatch.setenv("DENSECRF_CUDA", switch)
         cuda = build.find_cuda()
@@ -180,7 +187,8 @@ def test_cuda_is_built_where_nvcc_is_or_when_asked_for(toolkit, monkeypatch):
     assert build.find_cuda() is None
 
 
-def test_the_binding_of_cuda_is_compiled_with_it_and_emulated(toolkit):
+def test_the_binding_of_cuda_is_compiled_with_it_and_emulated(toolkit, monkeypatch):
+    monkeypatch.setenv("DENSECRF_CUDA", "1")
     groups = [build.python_group(build.Mode(), "1", cuda) for cuda in (None, build.find_cuda())]
     assert ["python/cuda.o" in groups[0].objects(), "python_cuda/cuda.o" in groups[1].objects()] == [False, True]
     assert ["-DDENSECRF_CUDA" in group.flags for group in groups] == [False, True]

@@ -1,6 +1,5 @@
 // The lattice filter: splat, blur, slice, between the caller's planes; and its gradient.
-#include "cuda/lattice_stages.cuh"
-#include "cuda/term.cuh"
+#include "cuda/sides.cuh"
 
 DENSECRF_BEGIN
 
@@ -39,36 +38,6 @@ struct FilterGradSpace {
     borders = forward.borders;
   }
 };
-
-// Of an entry, a point's corner: alpha (grad . V + value . U), with the rows of the point, and V, the
-// filtered values, and U, those of the transpose, at the vertex.
-template <class T, int V>
-__global__ void __launch_bounds__(kThreads)
-    corner_dots(Lattice<T> lattice, int packs, const Pack<T, V>* value_rows, const Pack<T, V>* grad_rows,
-                const Pack<T, V>* filtered, const Pack<T, V>* transposed, T* grad_weights) {
-  const int64_t entry = row_of_thread();
-  if (entry >= entries_of(lattice)) return;
-  const int64_t point = entry / (lattice.dims + 1), vertex = lattice.corner[entry];
-  Pack<T, V> sum{};
-  for (int64_t i = 0; i < packs; ++i) {
-    sum.add_product(grad_rows[point * packs + i], filtered[vertex * packs + i]);
-    sum.add_product(value_rows[point * packs + i], transposed[vertex * packs + i]);
-  }
-  T dot = 0;
-  for (int j = 0; j < V; ++j) dot += sum.value[j];
-  grad_weights[entry] = lattice.alpha * dot;
-}
-
-template <class T>
-void queue_corner_dots(Queue* queue, const Lattice<T>& lattice, int stride, const T* value_rows,
-                       const T* grad_rows, const T* filtered, const T* transposed, T* grad_weights) {
-  for_pack<T>(stride, [&](auto width) {
-    constexpr int V = decltype(width)::value;
-    queue->run(row_blocks(entries_of(lattice), 1), row_threads(1), corner_dots<T, V>, lattice, stride / V,
-               as_packs<V>(value_rows), as_packs<V>(grad_rows), as_packs<V>(filtered),
-               as_packs<V>(transposed), grad_weights);
-  });
-}
 
 }  // namespace
 
@@ -117,8 +86,10 @@ Status filter_weights_grad(const Lattice<T>& lattice, int channels, const T* val
   T* filtered = queue_blur(&queue, lattice, stride, false, space.values, space.others);
   T* others = filtered == space.values ? space.others : space.values;
   T* transposed = queue_blur(&queue, lattice, stride, true, space.grad, others);
-  queue_corner_dots<T>(&queue, lattice, stride, space.value_rows, space.grad_rows, filtered, transposed,
-                       grad_weights);
+  queue.fill(grad_weights, 0, size_t(entries_of(lattice)) * sizeof(T));
+  const Rows rows{lattice.images, lattice.points, channels, stride};
+  queue_side<T>(&queue, rows, lattice, {space.grad_rows, T(1), filtered, nullptr, grad_weights, nullptr});
+  queue_side<T>(&queue, rows, lattice, {space.value_rows, T(1), transposed, nullptr, grad_weights, nullptr});
   return queue.status();
 }
 

@@ -33,6 +33,8 @@ class Runs {
   }
 
   int64_t at(int64_t image) const { return image * labels * points; }  // of [B, L, n]
+  // Bytes of one image's filtered values.
+  int64_t values() const { return states() / images * int64_t(sizeof(T)); }
   // Length of the states of one iteration, and where an image's begin among those of so many iterations.
   int64_t states() const { return states_at_.back(); }
   int64_t states_at(int64_t image, int64_t kept) const { return states_at_[size_t(image)] * kept; }
@@ -90,7 +92,7 @@ py::tuple mean_field_train(const Array<T>& logits, const py::object& initial, co
   T* to_states = states ? data_of(&left, empty<T>({runs.states() * iterations})) : nullptr;
   T* to_kept =
       keep_every > 0 ? data_of(&kept, empty<T>({count, runs.images, runs.labels, runs.points})) : nullptr;
-  for_images(runs.images, threads, [&](int64_t b, Place& place) {
+  for_images(runs.images, threads, runs.values(), [&](int64_t b, Place& place) {
     const std::vector<KernelView<T>> views = runs.kernels.of(b);
     MeanFieldRequest<T> request = runs.request(b, views, &place);
     if (output) request.output = to_out + runs.at(b);
@@ -175,7 +177,7 @@ py::tuple mean_field_backward(const Array<T>& grad, const Array<T>& logits, cons
   Array<T> slopes({runs.images, num_probes});
   T* to_slopes = slopes.mutable_data();
   const T* from = grad.data();
-  for_images(runs.images, threads, [&](int64_t b, Place& place) {
+  for_images(runs.images, threads, runs.values(), [&](int64_t b, Place& place) {
     const std::vector<KernelView<T>> views = runs.kernels.of(b), probe_views = held_probes.of(b);
     std::vector<TermGradient<T>> terms;
     for (const HeldGradient<T>& gradient : gradients) terms.push_back(gradient.of(b));
