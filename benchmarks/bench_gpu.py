@@ -3,7 +3,7 @@
     DENSECRF_CUDA=1 pip install -c constraints.txt ".[torch]"
     python benchmarks/bench_gpu.py [--rounds 30] [--output results/bench_gpu.json]
 
-Before anything is timed, Q is compared with the CPU engine's. Times are by events on the stream, medians of many runs
+Before a case is timed, Q is compared with the CPU engine's. Times are by events on the stream, medians of many runs
 after a warm-up, the contenders in turn, round after round; every run takes the next of several sets of inputs, which
 together are larger than the second-level cache. The stages are the kernels' own times as the profiler reports them:
 "bytes" is the least that a stage has to move (every array once), "of copy" the bandwidth that makes, as a share of what
@@ -37,6 +37,7 @@ from densecrf.nn import functional
 from densecrf.numerics import METHODS
 
 SETTING = "standard"
+CLOSE = 1e-4  # what Q may differ by from the CPU's
 SPARE = 2.0  # inputs of all sets, in sizes of the second-level cache
 
 
@@ -144,15 +145,13 @@ def sets_of(case: Case, device: torch.device) -> list[tuple[Tensor, Tensor]]:
 
 
 def check(case: Case, device: torch.device) -> dict[str, float]:
-    """Largest difference of Q to the CPU's, and labels that differ; stops where they are not the same."""
+    """Largest difference of Q to the CPU's, and labels that differ."""
     logits, image = inputs(case, 0, torch.device("cpu"))
     wanted = functional.dense_crf(logits, image, kernels=kernels(), iterations=case.iterations).softmax(1)
     there = functional.dense_crf(logits.to(device), image.to(device), kernels=kernels(), iterations=case.iterations)
     found = there.softmax(1).cpu()
     worst = float((found - wanted).abs().max())
     labels = int((found.argmax(1) != wanted.argmax(1)).sum())
-    if not worst <= 1e-4:
-        raise SystemExit(f"{case.name}: Q differs from the CPU's by {worst:.1e}")
     return {"q": worst, "labels": labels}
 
 
@@ -206,6 +205,9 @@ def contenders(case: Case, device: torch.device) -> dict[str, Callable[[int], An
 def time_case(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
     """One case: all contenders, and the CPU engine."""
     agreement = check(case, device)
+    print(f"{case.name}: Q to {agreement['q']:.0e} of the CPU's, {agreement['labels']} labels differ", flush=True)
+    if not agreement["q"] <= CLOSE:
+        return {"case": case._asdict(), "agreement": agreement}
     with torch.no_grad():
         runs = contenders(case, device)
         both = runs.pop("forward + backward")
@@ -223,7 +225,6 @@ def time_case(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
             )
         }
     whole = times["from the image"]["ms"]
-    print(f"{case.name}: Q to {agreement['q']:.0e} of the CPU's, {agreement['labels']} labels differ")
     for name, found in times.items():
         rate = 1e3 * case.images / found["ms"]
         print(f"  {name:20} {found['ms']:9.3f} ms {rate:9.0f} images/s {found['ms'] / whole:7.2f}x", flush=True)
@@ -309,15 +310,16 @@ def main() -> None:
     device = torch.device("cpu" if options.rehearse else "cuda")
     copy = copy_bandwidth(device)
     print(f"copy: {copy / 1e9:.0f} GB/s")
-    lines = []
+    report: dict[str, Any] = {"environment": environment(device), "copy_GB/s": copy / 1e9, "cases": []}
     for case in SMALL if options.rehearse else CASES:
         line = time_case(case, options.rounds, device)
-        if device.type == "cuda":
+        if device.type == "cuda" and "times" in line:
             line["stages"] = stages(case, device, copy)
-        lines.append(line)
-    if options.output:
-        report = {"environment": environment(device), "copy_GB/s": copy / 1e9, "cases": lines}
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
+        report["cases"].append(line)
+        if options.output:  # after every case: the last one may take too long
+            options.output.write_text(json.dumps(report, indent=1) + "\n")
+    if not all("times" in line for line in report["cases"]):
+        sys.exit("Where Q is not the CPU's, nothing was timed.")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python benchmarks/gpu_check.py [--out FILE]
 
-builds densecrf in place for this machine's GPU, runs the tests that want one, looks for races and stray reads and
-writes with compute-sanitizer, takes times (bench_gpu.py), and writes one JSON file: the GPU, driver and versions, the
-commit, and outcome and seconds of every step. A step that fails does not stop the others. Exit status: 0 if all passed,
-1 if not, 2 where there is no GPU.
+builds densecrf in place for this machine's GPU, runs the tests that want one, takes times (bench_gpu.py), looks for
+races, barriers that not all threads reach, and stray reads and writes with compute-sanitizer, and writes one JSON file:
+the GPU, driver and versions, the commit, and outcome and seconds of every step. A step that fails does not stop the
+others. Exit status: 0 if all passed, 1 if not, 2 where there is no GPU.
 
 Needs torch for CUDA, nvcc, and what the extra [test] brings.
 """
@@ -27,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "build" / "bench_gpu.json"
 SECONDS = 470  # for all steps together
+SANITIZER_SECONDS = 60  # for each of its tools, which may crawl
 TAIL = 3000  # characters of a step's output that are kept
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_cuda.py", "-k"]
 # One call of every operator.
@@ -80,11 +81,12 @@ def steps(capability: str) -> list[tuple[str, list[str], dict[str, str]]]:
         ("current stream", [*PYTEST, "current_stream"], {}),
         ("CUDA graphs", [*PYTEST, "in_a_graph"], {}),
         ("tests", [*PYTEST, "gpu and not current_stream and not in_a_graph"], {}),
+        ("benchmarks", [sys.executable, "benchmarks/bench_gpu.py", "--rounds", "15", "--output", str(FIGURES)], {}),
         ("memcheck", [*sanitizer, "memcheck", *ours, *SMALL], alone),
         ("racecheck", [*sanitizer, "racecheck", *ours, *SMALL], alone),
+        ("synccheck", [*sanitizer, "synccheck", *ours, *SMALL], alone),
         # Of all kernels: what torch's have written would seem uninitialised otherwise.
         ("initcheck", [*sanitizer, "initcheck", *SMALL], alone),
-        ("benchmarks", [sys.executable, "benchmarks/bench_gpu.py", "--rounds", "15", "--output", str(FIGURES)], {}),
     ]
 
 
@@ -125,9 +127,12 @@ def main() -> int:
         return 2
     found = machine(gpu)
     until, results = time.monotonic() + SECONDS, []
+    FIGURES.unlink(missing_ok=True)
     for name, command, environment in steps(found["compute_capability"]):
-        results.append(run(name, command, environment, max(1.0, until - time.monotonic())))
-    figures = json.loads(FIGURES.read_text()) if results[-1]["outcome"] == "passed" else None
+        left = until - time.monotonic()
+        most = SANITIZER_SECONDS if name.endswith("check") else left
+        results.append(run(name, command, environment, max(1.0, min(most, left))))
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else None
     passed = all(step["outcome"] == "passed" for step in results)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({**found, "passed": passed, "steps": results, "benchmarks": figures}, indent=2) + "\n")

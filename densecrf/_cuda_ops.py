@@ -79,6 +79,11 @@ def addresses(given: Any) -> Any:
 # ---- features of images ----------------------------------------------------------------------------------------
 
 
+def _beside(like: Tensor, sigma: Tensor) -> Tensor:
+    """Bandwidths on the device; the host need not wait, since it is done with them when the copy is queued."""
+    return sigma.to(like, non_blocking=True)
+
+
 def _image_request(image: Any, images: int, size: Sequence[int], sigma: Tensor, channel_sigma: Tensor) -> Any:
     return (images, tuple(size), len(sigma), len(channel_sigma), image, sigma.contiguous(), channel_sigma.contiguous())
 
@@ -88,7 +93,7 @@ def image_features(image: Tensor, sigma: Tensor, channel_sigma: Tensor, shape: l
     """As in `_features_ops`."""
     images, channels, points = image.shape
     size = *[1] * (3 - len(shape)), *shape
-    request = _image_request(image.contiguous(), images, size, sigma.to(image), channel_sigma.to(image))
+    request = _image_request(image.contiguous(), images, size, _beside(image, sigma), _beside(image, channel_sigma))
     features = image.new_empty((images, points, len(shape) + channels))
     queue("image_features", image, request, features)
     return features
@@ -101,7 +106,7 @@ def image_features_grad(
     """As in `_features_ops`."""
     images, points, _ = features.shape
     image = features.new_empty((images, len(channel_sigma), points) if wants_image else 0)
-    here = sigma.to(features), channel_sigma.to(features)
+    here = _beside(features, sigma), _beside(features, channel_sigma)
     request = _image_request(None, images, (1, 1, points), *here)
     slopes = torch.empty_like(here[0]), torch.empty_like(here[1])
     to_image = image if wants_image else None

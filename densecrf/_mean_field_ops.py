@@ -253,8 +253,8 @@ class BackwardRun:
         for k, likes in enumerate(zip(couplings, weights, sigmas, norm_in, norm_out, strict=True)):
             coupling, of_weights, of_in, of_out = self.parts[k]
             sigma = None
-            if self.flags[k][2] and sigmas[k].numel():
-                sigma = None if self.slopes is None else self.slopes[used : used + len(sigmas[k])]
+            if self.slopes is not None and self.flags[k][2] and sigmas[k].numel():
+                sigma = self.slopes[used : used + len(sigmas[k])] + 0  # results of an operator may not share memory
                 used += len(sigmas[k])
             if coupling is not None and couplings[k].ndim == 0:
                 coupling = coupling.sum()

@@ -22,10 +22,13 @@ void for_arithmetic(const BuildRequest<T>& request, F f) {
   if constexpr (sizeof(T) == sizeof(float)) {
     if (wants_double<T>(extent_of(request))) return f(double(), Width<0>());
   }
-  if (request.dims == 5)  // the common case
-    f(T(), Width<5>());
-  else
-    f(T(), Width<0>());
+  // For the usual numbers everything is in registers; else arrays of kMaxDims are in local memory, of which a
+  // device sets aside some 0.5 GB for all the threads that it may run.
+  if (request.dims == 2) return f(T(), Width<2>());  // positions
+  if (request.dims == 3) return f(T(), Width<3>());  // with a grey value
+  if (request.dims == 5) return f(T(), Width<5>());  // with a colour
+  if (request.dims == 6) return f(T(), Width<6>());  // in a volume
+  f(T(), Width<0>());
 }
 
 // A point on its way into the lattice.

@@ -1,7 +1,7 @@
 // Launches on the caller's stream.
 #pragma once
 #include "core/arena.h"
-#include "cuda/device.h"
+#include "cuda/status.h"
 
 DENSECRF_BEGIN
 
@@ -24,9 +24,7 @@ class Queue {
   void fill(void* at, int byte, size_t bytes) {
     if (status_ == Status::kOk) check(cudaMemsetAsync(at, byte, bytes, stream_));
   }
-  void check(cudaError_t error) {
-    if (error != cudaSuccess) status_ = Status(int(Status::kDevice) + int(error));
-  }
+  void check(cudaError_t error) { check(status_of(error)); }
   void check(Status status) {
     if (status_ == Status::kOk) status_ = status;
   }

@@ -2,6 +2,7 @@
 #include <cub/device/device_scan.cuh>
 
 #include "cuda/sort.h"
+#include "cuda/status.h"
 
 namespace densecrf {
 namespace cuda {
@@ -11,15 +12,11 @@ namespace {
 using Key64 = uint64_t;
 using Key128 = unsigned __int128;
 
-Status as_status(cudaError_t error) {
-  return error == cudaSuccess ? Status::kOk : Status(int(Status::kDevice) + int(error));
-}
-
 template <class F>
 size_t bytes_of(F call) {
   size_t bytes = 0;
   // Without a device this fails, and so will the call itself.
-  return call(bytes) == cudaSuccess ? bytes : 0;
+  return status_of(call(bytes)) == Status::kOk ? bytes : 0;
 }
 
 }  // namespace
@@ -46,19 +43,19 @@ size_t sort_workspace(int64_t count, int bits) {
 template <class K>
 Status sort_pairs(int64_t count, int bits, const K* keys, K* sorted_keys, const int32_t* values,
                   int32_t* sorted_values, void* workspace, size_t workspace_bytes, Stream stream) {
-  return as_status(cub::DeviceRadixSort::SortPairs(workspace, workspace_bytes, keys, sorted_keys, values,
+  return status_of(cub::DeviceRadixSort::SortPairs(workspace, workspace_bytes, keys, sorted_keys, values,
                                                    sorted_values, count, 0, bits, stream));
 }
 
 template <class K>
 Status sort_keys(int64_t count, int bits, const K* keys, K* sorted_keys, void* workspace,
                  size_t workspace_bytes, Stream stream) {
-  return as_status(
+  return status_of(
       cub::DeviceRadixSort::SortKeys(workspace, workspace_bytes, keys, sorted_keys, count, 0, bits, stream));
 }
 
 Status add_up(int64_t count, int32_t* values, void* workspace, size_t workspace_bytes, Stream stream) {
-  return as_status(cub::DeviceScan::InclusiveSum(workspace, workspace_bytes, values, values, count, stream));
+  return status_of(cub::DeviceScan::InclusiveSum(workspace, workspace_bytes, values, values, count, stream));
 }
 
 template size_t sort_workspace<Key64>(int64_t, int);
