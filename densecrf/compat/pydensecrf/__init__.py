@@ -22,12 +22,14 @@ method = "classic"
 def install() -> None:
     """Make ``import pydensecrf`` mean this package, here and in processes started by multiprocessing.
 
-    A spawned process begins with this one's ``sys.path``, so a folder goes there that holds a package of that name.
-    It comes after the first entry, which is the script's own folder.
+    A spawned process begins with this one's ``sys.path``, so a folder goes there that holds a package of that name:
+    after the first entry, which is the script's own folder. The folder of densecrf itself goes to the end, for a
+    densecrf that was found in the working directory.
     """
-    folder = str(Path(__file__).parents[1] / "path")
-    if folder not in sys.path:
-        sys.path.insert(1, folder)
+    here = Path(__file__)
+    for position, folder in ((1, here.parents[1] / "path"), (len(sys.path) + 1, here.parents[3])):
+        if str(folder) not in sys.path:
+            sys.path.insert(position, str(folder))
     sys.modules["pydensecrf"] = sys.modules[__name__]
     for module in (densecrf, eigen, utils):
         sys.modules[f"pydensecrf.{module.__name__.rpartition('.')[2]}"] = module
