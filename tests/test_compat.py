@@ -28,8 +28,8 @@ photo, energies = scripts["photo"], scripts["energies"]
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(DATA / "compat.npz") as file:
-        return dict(file)
+    with np.load(DATA / "compat.npz") as cases, np.load(DATA / "compat_programs.npz") as programs:
+        return {**cases, **programs}
 
 
 def compare(golden, case, found):

@@ -1,4 +1,4 @@
-"""Make compat.npz, the answers of pydensecrf2 to compat_cases.py and to the programs in programs/.
+"""Make compat.npz and compat_programs.npz, the answers of pydensecrf2 to compat_cases.py and to programs/.
 
     pip install pydensecrf2 numpy
     python tests/data/make_compat.py
@@ -28,18 +28,26 @@ def rounded(name, array):
     return (np.round(array * 2.0**16) / np.float32(2.0**16)).astype(np.float32)
 
 
-def main():
-    found = compat_cases.run((densecrf, utils, eigen))
+def programs():
+    """{program: {name: array}} of all programs."""
+    found = {}
     for program in sorted((HERE / "programs").glob("*.py")):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.npz"
             subprocess.run([sys.executable, program, out], check=True)
             with np.load(out) as file:
                 found[program.stem] = dict(file)
-    arrays = {f"{case}/{name}": rounded(name, a) for case, named in found.items() for name, a in named.items()}
-    path = HERE / "compat.npz"
-    np.savez_compressed(path, **arrays)
-    print(f"{path.name}: {len(found)} cases, {len(arrays)} arrays, {path.stat().st_size} bytes")
+    return found
+
+
+def main():
+    for path, found in (
+        (HERE / "compat.npz", compat_cases.run((densecrf, utils, eigen))),
+        (HERE / "compat_programs.npz", programs()),
+    ):
+        arrays = {f"{case}/{name}": rounded(name, a) for case, named in found.items() for name, a in named.items()}
+        np.savez_compressed(path, **arrays)
+        print(f"{path.name}: {len(found)} cases, {len(arrays)} arrays, {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
