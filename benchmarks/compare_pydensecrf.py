@@ -13,6 +13,7 @@ alive: time depends on their shape only. Memory is the growth of a fresh process
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -93,12 +94,11 @@ def ours(image: Array, unary: Array, setting: str, case: Case, threads: int, met
     ).probs
 
 
-def theirs(image: Array, unary: Array, setting: str, case: Case) -> Array:
-    """Probabilities by pydensecrf."""
-    from pydensecrf.densecrf import DenseCRF2D
-
+def theirs(image: Array, unary: Array, setting: str, case: Case, module: str = "pydensecrf.densecrf") -> Array:
+    """Probabilities by pydensecrf, or by another module with its names."""
+    dcrf = importlib.import_module(module)
     sxy, weight, bilateral_sxy, srgb, bilateral_weight = SETTINGS[setting]
-    crf = DenseCRF2D(image.shape[1], image.shape[0], len(unary))
+    crf = dcrf.DenseCRF2D(image.shape[1], image.shape[0], len(unary))
     crf.setUnaryEnergy(unary.reshape(len(unary), -1))
     crf.addPairwiseGaussian(sxy=sxy, compat=weight)
     crf.addPairwiseBilateral(sxy=bilateral_sxy, srgb=srgb, rgbim=image, compat=bilateral_weight)

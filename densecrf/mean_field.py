@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from densecrf import _checks, _inputs, _native, presets, reference
+from densecrf import _checks, _inputs, _native, presets, reference, terms
 from densecrf.features import Domain
-from densecrf.kernels import Bilateral, Gaussian, Kernel
-from densecrf.lattice import Lattice
-from densecrf.spatial import Grid
+from densecrf.kernels import Bilateral, Kernel
 
 Array = NDArray[Any]
-_SMALLEST = 1e-20  # least normalisation (pydensecrf adds it): a point without neighbours gets no message
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class DenseCRF:
         self.self_message = bool(self_message)
         self.num_threads = _native.threads(num_threads)
         pixels, self.shape = _inputs.image_and_shape(image, shape, self.dtype, mask)
-        _warn_of_units(pixels, self.kernels)
+        warn_of_units(pixels, self.kernels)
         self.domain = Domain(
             self.shape,
             pixels,
@@ -152,7 +149,7 @@ class DenseCRF:
         """The kernels' lattices and grids (features for the exact method), built at the first call."""
         with self._lock:
             if self._prepared is None:
-                prepare = self.domain.features if self.method == "exact" else self._prepare
+                prepare = self.domain.features if self.method == "exact" else self._term
                 self._prepared = [prepare(kernel) for kernel in self.kernels]
             return self._prepared
 
@@ -161,7 +158,9 @@ class DenseCRF:
     def _fast(
         self, prepared: list[Any], values: Array, sign: float, weights: list[Any], mu: Any, options: _Options
     ) -> Any:
-        kernels = [(*parts, self._cast(coupling(mu, weight))) for parts, weight in zip(prepared, weights, strict=True)]
+        kernels = [
+            (*parts, terms.coupling(mu, weight, self.dtype)) for parts, weight in zip(prepared, weights, strict=True)
+        ]
         mask = None if self.domain.mask is None else self.domain.mask.view(np.uint8)
         with _native.speaking_of(options.source):
             q, done, energy = _native.ops(self.dtype).mean_field(
@@ -180,45 +179,8 @@ class DenseCRF:
             )
         return q, done, energy
 
-    def _cast(self, weight: Any) -> Any:
-        return weight if isinstance(weight, float) else _checks.native(weight, self.dtype)
-
-    def _prepare(self, kernel: Kernel) -> tuple[Any, ...]:
-        """A kernel as the engine takes it: lattice or grid, and the vectors around it."""
-        ones = np.ones(self.domain.size, self.dtype) if self.domain.mask is None else self.domain.mask
-        if isinstance(kernel, Gaussian) and self.method == "tuned":
-            grid = Grid(self.shape, self.domain.sigmas(kernel))
-            native = grid.native(self.dtype)
-            if self.domain.mask is None:
-                norm = grid.ones(self.dtype)
-            else:
-                flat = ones.astype(self.dtype)[None, None]
-                norm = _native.ops(self.dtype).grid_filter(native, flat, self.num_threads)[0, 0]
-            own = None if self.self_message else grid.diagonal(self.dtype)
-            return (None, native, *self._norms(kernel, norm, own))
-        lattice = Lattice(self.domain.features(kernel), self.method, dtype=self.dtype, num_threads=self.num_threads)
-        norm = lattice.filter(ones)
-        own = None if self.self_message else lattice.self_weights()
-        return (lattice._native(), None, *self._norms(kernel, norm, own))
-
-    def _norms(self, kernel: Kernel, norm: Array, own: Array | None) -> tuple[Array | None, ...]:
-        """Factors before and after the filter, and the diagonal of the normalised filter to take away."""
-        if own is not None:
-            norm = norm - own
-        left, right = _factors(norm, kernel.normalization or self.normalization)
-        if own is not None:
-            rounding = np.sqrt(np.finfo(self.dtype).eps)
-            alone = norm <= rounding * own  # nothing is left but rounding: such a pixel hears nobody
-            left = np.where(alone, 0, 1 if left is None else left)
-            right = np.where(alone, 0, 1 if right is None else right)
-        if self.domain.mask is not None:
-            silent = self.domain.mask.astype(self.dtype)
-            left = silent if left is None else left * silent
-            right = silent if right is None else right * silent
-        if own is not None:
-            own = own * (1 if left is None else left) * (1 if right is None else right)
-        vectors = (right, left, own)
-        return tuple(None if v is None else _checks.native(v, self.dtype) for v in vectors)
+    def _term(self, kernel: Kernel) -> tuple[Any, ...]:
+        return terms.prepare(self.domain, kernel, self.method, self.normalization, self.self_message)
 
     # ---- the exact reference ----
 
@@ -227,11 +189,11 @@ class DenseCRF:
     ) -> Any:
         part = slice(None) if self.domain.mask is None else self.domain.mask
         energies = _checks.finite(options.source, -sign * values)
-        terms = [
+        exact = [
             (features[part], weight, kernel.normalization or self.normalization)
             for features, weight, kernel in zip(prepared, weights, self.kernels, strict=True)
         ]
-        pairwise = reference.Pairwise(terms, mu, self.self_message)
+        pairwise = reference.Pairwise(exact, mu, self.self_message)
         q = reference.softmax(-energies)
         inner = q[:, part] if options.initial is None else options.initial[:, part]
         unary = energies[:, part]
@@ -271,32 +233,7 @@ class _Options:
     progress: Callable[[int], object] | None
 
 
-def coupling(mu: Any, weight: Any) -> Any:
-    """What a filtered Q adds to the scores: -mu weight, each a number (Potts), a diagonal or a matrix.
-
-    A multiple of Potts, mu = c (1 - I), gives c weight: the constant over the labels changes no probability.
-    """
-    if isinstance(mu, float):
-        return mu * weight
-    if mu.ndim == 1:
-        return -mu[:, None] * weight if np.ndim(weight) == 2 else -mu * weight
-    return -mu @ weight if np.ndim(weight) == 2 else -mu * weight
-
-
-def _factors(norm: Array, normalization: str) -> tuple[Array | None, Array | None]:
-    """(left, right) of the normalised filter diag(left) K diag(right); None stands for ones."""
-    if normalization == "none":
-        return None, None
-    inverse = np.maximum(norm, norm.dtype.type(_SMALLEST))  # from here on in place: fresh memory costs more
-    if normalization == "symmetric":
-        np.sqrt(inverse, out=inverse)
-    np.reciprocal(inverse, out=inverse)
-    if normalization == "symmetric":
-        return inverse, inverse
-    return (inverse, None) if normalization == "after" else (None, inverse)
-
-
-def _warn_of_units(image: Array | None, kernels: Sequence[Kernel]) -> None:
+def warn_of_units(image: Array | None, kernels: Sequence[Kernel]) -> None:
     """Warn of a 0-1 image under 0-255 bandwidths, and of the reverse."""
     smallest = [min(_checks.bandwidths("srgb", k.srgb)) for k in kernels if isinstance(k, Bilateral)]
     if image is None or not smallest:

@@ -1,0 +1,1 @@
+"""A folder for ``sys.path``: what is found there under the name pydensecrf is the front end."""

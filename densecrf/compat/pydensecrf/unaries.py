@@ -1,0 +1,39 @@
+"""The unary energies of pydensecrf.densecrf: ConstUnary, LogisticUnary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densecrf.compat.pydensecrf import arrays
+
+_LARGEST = np.float32(1e30)  # an infinite energy, -log 0, is as good as this; what is added to it does not overflow
+
+
+class Unary:
+    """Energies for `DenseCRF.setUnary`; by itself none at all, as in pydensecrf."""
+
+    energies: NDArray[np.float32] | None = None  # [L, N]
+
+
+class ConstUnary(Unary):
+    """Energies u ``[L, N]`` as they are; infinite ones, -log 0, become 1e30."""
+
+    def __init__(self, u: Any) -> None:
+        found = arrays.float32("u", u)
+        self.energies = np.clip(found, -_LARGEST, _LARGEST)  # a copy: the caller may reuse the array
+        if np.isnan(self.energies.min()):
+            rule = "must not hold NaN; energies are -log p: see that p is a softmax, without 0/0"
+            raise ValueError(f"unary energy: {rule}, got {np.isnan(found).sum()} NaN")
+
+
+class LogisticUnary(ConstUnary):
+    """Energies L f of weights L ``[L, F]`` and features f ``[F, N]``."""
+
+    def __init__(self, L: Any, f: Any) -> None:
+        weights, features = arrays.float32("L", L), arrays.float32("f", f)
+        if weights.ndim != 2 or features.ndim != 2 or weights.shape[1] != features.shape[0]:
+            raise ValueError(f"L, f: must have shapes [L, F] and [F, N], got {weights.shape} and {features.shape}")
+        super().__init__(weights @ features)

@@ -1,0 +1,98 @@
+"""A kernel as the engine takes it: lattice or grid, the vectors around it, and what its message adds to the scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densecrf import _checks, _native
+from densecrf.features import Domain
+from densecrf.kernels import Gaussian, Kernel
+from densecrf.lattice import Lattice
+from densecrf.spatial import Grid
+
+Array = NDArray[Any]
+_SMALLEST = 1e-20  # least normalisation (pydensecrf adds it): a point without neighbours gets no message
+
+
+def prepare(
+    domain: Domain, kernel: Kernel, method: str, normalization: str, self_message: bool = True
+) -> tuple[Any, ...]:
+    """(lattice or None, grid or None, norm_in, norm_out, self) of a kernel; only its coupling is missing.
+
+    Parameters
+    ----------
+    domain : where the pixels are
+    kernel : its own normalisation, where it has one, goes before `normalization`
+    method : "tuned" or "classic"
+    self_message : False leaves out what a pixel says to itself
+
+    """
+    ones = np.ones(domain.size, domain.dtype) if domain.mask is None else domain.mask
+    normalization = kernel.normalization or normalization
+    if isinstance(kernel, Gaussian) and method == "tuned":
+        grid = Grid(domain.shape, domain.sigmas(kernel))
+        native = grid.native(domain.dtype)
+        if domain.mask is None:
+            norm = grid.ones(domain.dtype)
+        else:
+            flat = ones.astype(domain.dtype)[None, None]
+            norm = _native.ops(domain.dtype).grid_filter(native, flat, _native.threads(domain.num_threads))[0, 0]
+        own = None if self_message else grid.diagonal(domain.dtype)
+        return (None, native, *_norms(domain, normalization, norm, own))
+    lattice = Lattice(domain.features(kernel), method, dtype=domain.dtype, num_threads=domain.num_threads)
+    norm = lattice.filter(ones)
+    own = None if self_message else lattice.self_weights()
+    return (lattice._native(), None, *_norms(domain, normalization, norm, own))
+
+
+def _norms(domain: Domain, normalization: str, norm: Array, own: Array | None) -> tuple[Array | None, ...]:
+    """Factors before and after the filter, and the diagonal of the normalised filter to take away."""
+    if own is not None:
+        norm = norm - own
+    left, right = _factors(norm, normalization)
+    if own is not None:
+        rounding = np.sqrt(np.finfo(domain.dtype).eps)
+        alone = norm <= rounding * own  # nothing is left but rounding: such a pixel hears nobody
+        left = np.where(alone, 0, 1 if left is None else left)
+        right = np.where(alone, 0, 1 if right is None else right)
+    if domain.mask is not None:
+        silent = domain.mask.astype(domain.dtype)
+        left = silent if left is None else left * silent
+        right = silent if right is None else right * silent
+    if own is not None:
+        own = own * (1 if left is None else left) * (1 if right is None else right)
+    vectors = (right, left, own)
+    return tuple(None if v is None else _checks.native(v, domain.dtype) for v in vectors)
+
+
+def _factors(norm: Array, normalization: str) -> tuple[Array | None, Array | None]:
+    """(left, right) of the normalised filter diag(left) K diag(right); None stands for ones."""
+    if normalization == "none":
+        return None, None
+    inverse = np.maximum(norm, norm.dtype.type(_SMALLEST))  # from here on in place: fresh memory costs more
+    if normalization == "symmetric":
+        np.sqrt(inverse, out=inverse)
+    np.reciprocal(inverse, out=inverse)
+    if normalization == "symmetric":
+        return inverse, inverse
+    return (inverse, None) if normalization == "after" else (None, inverse)
+
+
+def coupling(mu: Any, weight: Any, dtype: np.dtype[Any]) -> Any:
+    """What a filtered Q adds to the scores: -mu weight, each a number (Potts), a diagonal or a matrix.
+
+    A multiple of Potts, mu = c (1 - I), gives c weight: the constant over the labels changes no probability.
+    """
+    product = _product(mu, weight)
+    return product if isinstance(product, float) else _checks.native(product, dtype)
+
+
+def _product(mu: Any, weight: Any) -> Any:
+    if isinstance(mu, float):
+        return mu * weight
+    if mu.ndim == 1:
+        return -mu[:, None] * weight if np.ndim(weight) == 2 else -mu * weight
+    return -mu @ weight if np.ndim(weight) == 2 else -mu * weight
