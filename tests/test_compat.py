@@ -32,6 +32,15 @@ def golden():
         return {**cases, **programs}
 
 
+@pytest.fixture
+def clean_imports(monkeypatch):
+    """As before `install`, and again afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    for name in ("pydensecrf", "pydensecrf.densecrf", "pydensecrf.utils", "pydensecrf.eigen"):
+        sys.modules.pop(name, None)
+
+
 def compare(golden, case, found):
     """The arrays of one script against pydensecrf2's."""
     names = [name for name in golden if name.rpartition("/")[0] == case]
@@ -143,9 +152,9 @@ def test_what_is_given_is_copied():
 # ---- the wrappers around it ---------------------------------------------------------------------------------
 
 
-def test_deeplab_wrapper(golden):
-    program = runpy.run_path(str(DATA / "programs" / "deeplab_evaluation.py"), init_globals={}) if installed() else None
-    image, logits, _ = program["load"](0)
+def test_deeplab_wrapper(golden, clean_imports):
+    front_end.install()
+    image, logits, _ = runpy.run_path(str(DATA / "programs" / "deeplab_evaluation.py"))["load"](0)
     p = np.exp(logits) / np.exp(logits).sum(0)
     crf = densecrf.compat.DeepLabCRF(iter_max=10, pos_xy_std=1, pos_w=3, bi_xy_std=67, bi_rgb_std=3, bi_w=4)
     Q = crf(image, p)
@@ -177,18 +186,6 @@ def test_simplecrf():
 
 
 # ---- names --------------------------------------------------------------------------------------------------
-
-
-def installed():
-    front_end.install()
-    return True
-
-
-@pytest.fixture
-def clean_imports(monkeypatch):
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("pydensecrf", "pydensecrf.densecrf", "pydensecrf.utils", "pydensecrf.eigen"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 def test_install(clean_imports):

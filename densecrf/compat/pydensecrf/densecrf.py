@@ -1,7 +1,7 @@
 """pydensecrf.densecrf: DenseCRF and DenseCRF2D.
 
-One difference in what is kept: energies and kernels are copied or built into lattices where they are given, so that
-steps build nothing, and a CRF can be pickled.
+As in pydensecrf, energies are copied and lattices built where they are given, so that steps build nothing; unlike
+there, a CRF is plain data, which can be pickled.
 """
 
 from __future__ import annotations

@@ -22,11 +22,19 @@ class ConstUnary(Unary):
     """Energies u ``[L, N]`` as they are; infinite ones, -log 0, become 1e30."""
 
     def __init__(self, u: Any) -> None:
-        found = arrays.float32("u", u)
-        self.energies = np.clip(found, -_LARGEST, _LARGEST)  # a copy: the caller may reuse the array
-        if np.isnan(self.energies.min()):
+        self.energies = np.array(arrays.float32("u", u))  # the caller may reuse the array
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(self.energies.sum())  # faster than to look at each
+        if not finite:
+            self._tame(self.energies)
+
+    @staticmethod
+    def _tame(energies: NDArray[np.float32]) -> None:
+        missing = np.isnan(energies).sum()
+        if missing:
             rule = "must not hold NaN; energies are -log p: see that p is a softmax, without 0/0"
-            raise ValueError(f"unary energy: {rule}, got {np.isnan(found).sum()} NaN")
+            raise ValueError(f"unary energy: {rule}, got {missing} NaN")
+        np.clip(energies, -_LARGEST, _LARGEST, out=energies)
 
 
 class LogisticUnary(ConstUnary):
