@@ -24,9 +24,6 @@ struct alignas(V * sizeof(T)) Pack {
   DENSECRF_HD void add_scaled(T factor, const Pack& other) {
     for (int i = 0; i < V; ++i) value[i] += factor * other.value[i];
   }
-  DENSECRF_HD void add_product(const Pack& a, const Pack& b) {
-    for (int i = 0; i < V; ++i) value[i] += a.value[i] * b.value[i];
-  }
   DENSECRF_HD void scale(T factor) {
     for (int i = 0; i < V; ++i) value[i] *= factor;
   }

@@ -126,29 +126,9 @@ inline uint32_t __ballot_sync(uint32_t mask, int predicate) {
 }
 
 // One operating system thread: nothing comes in between.
-template <class T, class F>
-T atomic_update(T* at, F updated) {
-  const T old = *at;
-  *at = updated(old);
-  return old;
-}
 template <class T>
 T atomicAdd(T* at, T value) {
-  return atomic_update(at, [&](T old) { return old + value; });
-}
-template <class T>
-T atomicMax(T* at, T value) {
-  return atomic_update(at, [&](T old) { return std::max(old, value); });
-}
-template <class T>
-T atomicMin(T* at, T value) {
-  return atomic_update(at, [&](T old) { return std::min(old, value); });
-}
-template <class T>
-T atomicOr(T* at, T value) {
-  return atomic_update(at, [&](T old) { return old | value; });
-}
-template <class T>
-T atomicCAS(T* at, T expected, T value) {
-  return atomic_update(at, [&](T old) { return old == expected ? value : old; });
+  const T old = *at;
+  *at = old + value;
+  return old;
 }
