@@ -170,7 +170,7 @@ def lattice_features_grad(features: Tensor, grad_weights: Tensor, method: str) -
 # ---- filtering on a lattice ------------------------------------------------------------------------------------
 
 
-def lattice_of(weights: Tensor, index: Sequence[Tensor], method: str) -> tuple[Any, ...]:
+def lattice_of(weights: Tensor, index: Sequence[Tensor], method: str, bfloat16: bool = False) -> tuple[Any, ...]:
     """A lattice as the engine takes it."""
     corner, by_vertex, starts, neighbours, _ = index
     images, points, corners = weights.shape
@@ -181,7 +181,7 @@ def lattice_of(weights: Tensor, index: Sequence[Tensor], method: str) -> tuple[A
         for array, shape in zip((corner, by_vertex, starts, neighbours), shapes, strict=True)
     ]
     how = METHODS[method](corners - 1, points)
-    return images, points, corners - 1, vertices, weights.contiguous(), *arrays, how.blur, how.alpha
+    return images, points, corners - 1, vertices, weights.contiguous(), *arrays, how.blur, how.alpha, bfloat16
 
 
 def filtered(values: Tensor, weights: Tensor, index: Sequence[Tensor], method: str, transpose: bool = False) -> Tensor:
@@ -370,9 +370,11 @@ class _Run:
         weights: Sequence[Tensor],
         index: Sequence[Tensor],
         sigmas: Sequence[Tensor],
-        norms: Sequence[Sequence[Tensor]],
+        norm_in: Sequence[Tensor],
+        norm_out: Sequence[Tensor],
         shape: Sequence[int],
         method: str,
+        bfloat16: bool,
     ) -> None:
         self.logits = logits.contiguous()
         self.weights, self.couplings = weights, couplings
@@ -382,9 +384,10 @@ class _Run:
         self.kernels = []
         for k, coupling in enumerate(couplings):
             arrays, left = (left[: _ops.INDEX_ARRAYS], left[_ops.INDEX_ARRAYS :]) if weights[k].numel() else ([], left)
-            lattice = [lattice_of(weights[k], arrays, method)] if arrays else []
+            lattice = [lattice_of(weights[k], arrays, method, bfloat16)] if arrays else []
             grid = [grid.native for grid in self.grids[k][:1]]
-            ends = [checked("norm", end[k], logits, (images, points)) if end[k].numel() else None for end in norms]
+            norms = norm_in[k], norm_out[k]
+            ends = [checked("norm", end, logits, (images, points)) if end.numel() else None for end in norms]
             whole = coupling.to(logits.dtype).expand(labels) if coupling.ndim == 0 else coupling
             size = (labels,) * whole.ndim
             self.kernels.append((lattice, grid, *ends, whole.ndim, checked("coupling", whole, logits, size)))
@@ -449,22 +452,10 @@ class _Pieces:
 
 
 @on_cuda(_mean_field_ops.mean_field)
-def mean_field(
-    logits: Tensor,
-    couplings: list[Tensor],
-    weights: list[Tensor],
-    index: list[Tensor],
-    sigmas: list[Tensor],
-    norm_in: list[Tensor],
-    norm_out: list[Tensor],
-    shape: list[int],
-    method: str,
-    iterations: int,
-    keep: bool,
-    recompute: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def mean_field(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     """As in `_mean_field_ops`."""
-    run = _Run(logits, couplings, weights, index, sigmas, (norm_in, norm_out), shape, method)
+    *model, iterations, keep, recompute = others
+    run = _Run(logits, *model)
     values = iterations * run.state_values()
     states, every = _mean_field_ops.what_is_kept(keep, recompute, iterations, values, logits.numel())
     output, left = torch.empty_like(run.logits), logits.new_empty(values if states else 0)
@@ -474,25 +465,12 @@ def mean_field(
 
 
 @on_cuda(_mean_field_ops.mean_field_backward)
-def mean_field_backward(
-    grad: Tensor,
-    logits: Tensor,
-    couplings: list[Tensor],
-    weights: list[Tensor],
-    index: list[Tensor],
-    sigmas: list[Tensor],
-    norm_in: list[Tensor],
-    norm_out: list[Tensor],
-    states: Tensor,
-    kept: Tensor,
-    shape: list[int],
-    method: str,
-    iterations: int,
-    wanted: list[bool],
-) -> list[Tensor]:
+def mean_field_backward(grad: Tensor, logits: Tensor, *others: Any) -> list[Tensor]:
     """As in `_mean_field_ops`."""
+    *lists, states, kept, shape, method, bfloat16, iterations, wanted = others
+    couplings, weights, _, sigmas, norm_in, norm_out = lists
     flags = [tuple(wanted[5 * k : 5 * k + 5]) for k in range(len(couplings))]
-    run = _Run(logits, couplings, weights, index, sigmas, (norm_in, norm_out), shape, method)
+    run = _Run(logits, *lists, shape, method, bfloat16)
     back = _mean_field_ops.BackwardRun(_Pieces(run, flags), checked("grad", grad, logits, logits.shape), flags)
     back.go_back(iterations, states, kept)
     return back.results(logits, couplings, weights, sigmas, norm_in, norm_out)

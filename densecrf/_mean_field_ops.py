@@ -83,6 +83,7 @@ def mean_field(
     norm_out: list[Tensor],
     shape: list[int],
     method: str,
+    bfloat16: bool,
     iterations: int,
     keep: bool,
     recompute: int,
@@ -92,9 +93,13 @@ def mean_field(
     ``K_k = diag(norm_out) K diag(norm_in)``, the norms ``[B, n]``; the coupling E_k a number, ``[L]`` or ``[L, L]``.
     Kernel k is a lattice (``weights[k]``, five of `index`) or the spatial Gaussian of bandwidths ``sigmas[k]``.
 
+    bfloat16 : values on the vertices of lattices are stored so, on CUDA only
+
     Also returns what the backward pass wants, if `keep`: the filtered values of every iteration, or, where these are
     many (or recompute > 0; never for recompute < 0), Q after every few.
     """
+    if bfloat16:
+        raise ValueError(f"lattice_dtype: must be None for tensors on {logits.device}, 16 bits are for cuda")
     kernels = _Kernels(couplings, weights, index, sigmas, norm_in, norm_out, shape, method)
     native, array = native_ops(logits), array_of(logits)
     values = iterations * native.mean_field_states(array, kernels.native)
@@ -146,6 +151,7 @@ def mean_field_backward(
     kept: Tensor,
     shape: list[int],
     method: str,
+    bfloat16: bool,
     iterations: int,
     wanted: list[bool],
 ) -> list[Tensor]:
@@ -295,7 +301,7 @@ def _(grad: Tensor, logits: Tensor, *others: Any) -> list[Tensor]:
 
 
 def _mean_field_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    logits, *lists, ctx.shape, ctx.method, ctx.iterations, _, _ = inputs
+    logits, *lists, ctx.shape, ctx.method, ctx.bfloat16, ctx.iterations, _, _ = inputs
     _, states, kept = output
     ctx.lengths = [len(part) for part in lists]
     ctx.save_for_backward(logits, states, kept, *(tensor for part in lists for tensor in part))
@@ -305,7 +311,7 @@ def _mean_field_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 
 def _mean_field_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
-        return (None, *([None] * n for n in ctx.lengths), *[None] * 5)
+        return (None, *([None] * n for n in ctx.lengths), *[None] * 6)
     logits, states, kept, *flat = ctx.saved_tensors
     lists: list[list[Tensor]] = []
     for length in ctx.lengths:
@@ -319,7 +325,7 @@ def _mean_field_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, .
         for flag in flags
     ]
     grad_logits, *others = mean_field_backward(
-        grad, logits, *lists, states, kept, ctx.shape, ctx.method, ctx.iterations, wanted
+        grad, logits, *lists, states, kept, ctx.shape, ctx.method, ctx.bfloat16, ctx.iterations, wanted
     )
     found = [g if wants else None for g, wants in zip(others, wanted, strict=True)]
     return (
@@ -330,7 +336,7 @@ def _mean_field_backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, .
         found[2::5],
         found[3::5],
         found[4::5],
-        *[None] * 5,
+        *[None] * 6,
     )
 
 

@@ -264,7 +264,7 @@ WEIGHTS = {
 }
 
 
-def crf(shape, normalization, method, mask, recompute, iterations=3):
+def crf(shape, normalization, method, mask, recompute, iterations=3, lattice_dtype=None):
     """A dense CRF as a function of all that may be learned."""
 
     def refined(logits, image, sxy, far, srgb, compatibility, *weights):
@@ -280,6 +280,7 @@ def crf(shape, normalization, method, mask, recompute, iterations=3):
             mask=None if mask is None else mask.to(logits.device),
             recompute=recompute,
             iterations=iterations,
+            lattice_dtype=lattice_dtype,
         )
 
     return refined
@@ -322,6 +323,46 @@ def test_dense_crf_gradients(device, weights):
         sure(device, lambda *all: function(*all[:5], None, *all[5:]), *given)
     else:
         sure(device, function, *given)
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("images, shape", [(1, (6, 7)), (3, (5, 4))])
+def test_lattice_values_of_16_bits(device, images, shape, weights, recompute):
+    given = crf_inputs(images, shape, weights, torch.float32)
+    how = shape, "symmetric", "tuned", None, recompute
+    exact = values_and_gradients(crf(*how), given)
+    with device.active():
+        found, again = (
+            values_and_gradients(crf(*how, lattice_dtype=torch.bfloat16), moved(given, device.device)) for _ in range(2)
+        )
+    errors = [float((f.cpu() - e).norm() / e.norm()) for e, f in zip(exact, found, strict=True)]
+    assert 1e-5 < errors[0] < 0.01  # bfloat16 has 8 bits; so it was used, and nothing else
+    assert max(errors) < 0.1  # sums of gradients cancel
+    assert all(map(torch.equal, found, again))
+
+
+def test_16_bits_take_half_of_the_memory(device):
+    built, logits = Built(device, 2, 31, 5, dtype=torch.float32), random(2, 21, 31, dtype=torch.float32, grad=False)
+    none = torch.empty(0)
+    lists = [torch.tensor(1.0)], [built.weights], built.on_device, [none], [none], [none]
+    with device.active():
+        full, half = (
+            _mean_field_ops.mean_field(*moved([logits, *lists, [31], "tuned", bits16, 3, True, -1], device.device))[1]
+            for bits16 in (False, True)
+        )
+    assert half.numel() == full.numel() / 2
+
+
+def test_16_bits_are_refused_where_they_are_not_meant():
+    logits = random(1, LABELS, 4, 5, dtype=torch.float32)
+    for scores, dtype, what in (
+        (logits, torch.bfloat16, "must be None for tensors on cpu, 16 bits are for cuda"),
+        (logits.double(), torch.bfloat16, "must be None for float64 scores"),
+        (logits, torch.float16, "must be None, torch.bfloat16 or torch.float32 as the scores, got torch.float16"),
+    ):
+        with pytest.raises(ValueError, match=f"lattice_dtype: {what}"):
+            F.dense_crf(scores, kernels=[densecrf.Gaussian(1)], lattice_dtype=dtype)
 
 
 def test_bandwidths_of_several_gaussians(device):
@@ -372,7 +413,7 @@ def checks(device):
     lattice, features = (built.weights, built.on_device), random(2, 35, 3, seed=3)
     couplings = [torch.tensor(2.0, dtype=torch.float64), random(3, 3, seed=4, grad=False)]
     kernels = couplings, [built.weights, none], built.on_device, [none, sigma], [norm, none], [norm, norm]
-    run = values, *kernels, shape, "tuned", 2, True, -1
+    run = values, *kernels, shape, "tuned", False, 2, True, -1
     with device.active():
         _, states, kept = _mean_field_ops.mean_field(*moved(run, device.device))
     calls = {
@@ -392,7 +433,7 @@ def checks(device):
         _ops.grid_norm_sigma_grad: (norm, norm, sigma, mask, shape, -0.5),
         _mean_field_ops.mean_field: run,
         _mean_field_ops.mean_field_backward: (
-            *(grad, values, *kernels, states.cpu(), kept.cpu(), shape, "tuned", 2),
+            *(grad, values, *kernels, states.cpu(), kept.cpu(), shape, "tuned", False, 2),
             [True, True, False, True, True, True, False, True, False, True],
         ),
     }

@@ -201,15 +201,15 @@ class Problem:
             return t.detach() if detach else t
 
         lists = [[plain(t) for t in part] for part in self.lists()]
-        return (plain(self.logits), *lists, self.shape, self.method, iterations, keep, recompute)
+        return (plain(self.logits), *lists, self.shape, self.method, False, iterations, keep, recompute)
 
     def run(self, *leaves, **options):
         """The scores as a function of the leaves."""
         left = iter(leaves)
         logits = next(left)
         lists = [[next(left) if t.requires_grad else t for t in part] for part in self.lists()]
-        _, *_, shape, method, iterations, keep, recompute = self.args(**options)
-        return _mean_field_ops.mean_field(logits, *lists, shape, method, iterations, keep, recompute)[0]
+        how = self.args(**options)[1 + len(lists) :]
+        return _mean_field_ops.mean_field(logits, *lists, *how)[0]
 
     def gradients(self, **options):
         leaves = self.leaves()
@@ -303,10 +303,10 @@ def test_kept_states_are_bounded():
 
 
 def backward_args(problem, wanted, recompute=0, iterations=3):
-    logits, *lists, shape, method, _, _, _ = problem.args(detach=True)
+    logits, *lists, shape, method, bfloat16, _, _, _ = problem.args(detach=True)
     _, states, kept = _mean_field_ops.mean_field(*problem.args(iterations, recompute=recompute, detach=True))
     grad = random(*logits.shape, seed=5, dtype=logits.dtype, grad=False)
-    return (grad, logits, *lists, states, kept, shape, method, iterations, wanted)
+    return (grad, logits, *lists, states, kept, shape, method, bfloat16, iterations, wanted)
 
 
 @pytest.mark.parametrize("recompute", [0, 1, -1])
@@ -474,7 +474,7 @@ def _checks(how):
     yield "mean_field, nothing kept", (_mean_field_ops.mean_field, problem.args(keep=False, detach=True))
     yield (
         "mean_field without kernels",
-        (_mean_field_ops.mean_field, (values, [], [], [], [], [], [], [4, 5], "tuned", 2, True, 0)),
+        (_mean_field_ops.mean_field, (values, [], [], [], [], [], [], [4, 5], "tuned", False, 2, True, 0)),
     )
 
 

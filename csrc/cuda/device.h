@@ -32,6 +32,7 @@ struct Lattice {
   const int32_t* starts;      // [M+1] where each vertex begins in `sorted`
   const int32_t* neighbours;  // [d+1, M, 2] one step down and one step up along each axis, or -1
   T blur, alpha;              // as in LatticeView
+  bool bfloat16 = false;      // values on the vertices have 16 bits; sums of them stay T, which is float
 };
 
 // Building one takes three steps.  Between them the caller waits for a few numbers, in all of a build the

@@ -1,6 +1,8 @@
 // Rows of channels: points, vertices and nodes hold their channels side by side, so that the threads of a
 // warp read whole sectors of memory wherever the rows lie.
 #pragma once
+#include <type_traits>
+
 #include "core/macros.h"
 #include "cuda/launch.cuh"
 
@@ -31,6 +33,14 @@ struct alignas(V * sizeof(T)) Pack {
     for (int i = 0; i < V; ++i) value[i] *= other.value[i];
   }
 };
+// The same values in another precision.
+template <class S, class T, int V>
+DENSECRF_HD Pack<S, V> converted(const Pack<T, V>& pack) {
+  if constexpr (std::is_same_v<S, T>) return pack;
+  Pack<S, V> out;
+  for (int i = 0; i < V; ++i) out.value[i] = S(pack.value[i]);
+  return out;
+}
 template <int V, class T>
 DENSECRF_HD Pack<T, V>* as_packs(T* rows) {
   return reinterpret_cast<Pack<T, V>*>(rows);
@@ -47,7 +57,10 @@ struct Width {
 };
 template <class T, class F>
 void for_pack(int stride, F f) {
-  if constexpr (sizeof(T) == sizeof(float)) {
+  if constexpr (sizeof(T) == 2) {
+    if (stride >= 8) return f(Width<8>());
+  }
+  if constexpr (sizeof(T) <= 4) {
     if (stride >= 4) return f(Width<4>());
   }
   if (stride >= 2) return f(Width<2>());

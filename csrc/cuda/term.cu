@@ -12,12 +12,14 @@ DENSECRF_BEGIN
 template <class T>
 int64_t filter_work(const Kernel<T>& kernel, const Rows& rows) {
   if (kernel.grid) return rows.images * most_nodes_of(*kernel.grid) * rows.stride;
-  const int64_t vertices = kernel.lattice->vertices, borders = border_rows(*kernel.lattice);
-  return (vertices > borders ? vertices : borders) * rows.stride;
+  const int64_t values = stored_values(*kernel.lattice, rows.stride);
+  const int64_t borders = border_rows(*kernel.lattice) * rows.stride;
+  return values > borders ? values : borders;
 }
 template <class T>
 int64_t filtered_values(const Kernel<T>& kernel, const Rows& rows) {
-  return (kernel.grid ? rows.images * nodes_of(*kernel.grid) : kernel.lattice->vertices) * rows.stride;
+  return kernel.grid ? rows.images * nodes_of(*kernel.grid) * rows.stride
+                     : stored_values(*kernel.lattice, rows.stride);
 }
 
 template <class T>
@@ -117,9 +119,9 @@ __device__ void softmax_backward(const Pack<T, V>* q, Pack<T, V>* sum, LaneRow<T
 }
 
 // A thread beyond the last point has no packs and only lends its lane to the others.
-template <class T, int V, bool WIDE, class Field>
+template <class T, class S, int V, bool WIDE, class Field>
 __global__ void __launch_bounds__(kThreads)
-    update_rows(int64_t points, int packs, int labels, Field field, const T* values, Update<T> update) {
+    update_rows(int64_t points, int packs, int labels, Field field, const S* values, Update<T> update) {
   const int64_t point = row_of_thread(), at = point * packs;
   LaneRow<T, V, WIDE> row(point < points ? packs : 0, as_packs<V>(update.out) + at);
   row.each([&](int i, Pack<T, V>& out) {
@@ -134,15 +136,15 @@ __global__ void __launch_bounds__(kThreads)
   row.store();
 }
 
-template <class T, class Field>
-void queue_update(Queue* queue, const Rows& rows, const Field& field, const T* values,
+template <class T, class S, class Field>
+void queue_update(Queue* queue, const Rows& rows, const Field& field, const S* values,
                   const Update<T>& update) {
   for_pack<T>(rows.stride, [&](auto width) {
     constexpr int V = decltype(width)::value;
     const int packs = rows.stride / V;
     const bool wide = packs > kWarp;
-    auto* kernel = update_rows<T, V, false, Field>;
-    if constexpr (V * sizeof(T) == 16) kernel = wide ? update_rows<T, V, true, Field> : kernel;
+    auto* kernel = update_rows<T, S, V, false, Field>;
+    if constexpr (V * sizeof(T) == 16) kernel = wide ? update_rows<T, S, V, true, Field> : kernel;
     queue->run(lane_blocks(rows.count(), packs), lane_threads(packs), kernel, rows.count(), packs,
                rows.labels, field, values, update);
   });
@@ -156,7 +158,8 @@ void queue_sliced(Queue* queue, const Rows& rows, const Kernel<T>& kernel, const
   if (kernel.grid) return queue_update(queue, rows, *kernel.grid, values, update);
   Update<T> scaled = update;
   scaled.gain *= kernel.lattice->alpha;
-  queue_update(queue, rows, *kernel.lattice, values, scaled);
+  as_stored(*kernel.lattice, values,
+            [&](auto* stored) { queue_update(queue, rows, *kernel.lattice, stored, scaled); });
 }
 template <class T>
 void queue_mixed(Queue* queue, const Rows& rows, const T* from, const T* matrix, const Update<T>& update) {

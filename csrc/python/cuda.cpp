@@ -73,7 +73,7 @@ struct Argument<cuda::Lattice<T>> {
   static cuda::Lattice<T> of(const py::tuple& tuple) {
     cuda::Lattice<T> out{};
     read_members(tuple, &out.images, &out.points, &out.dims, &out.vertices, &out.weights, &out.corner,
-                 &out.sorted, &out.starts, &out.neighbours, &out.blur, &out.alpha);
+                 &out.sorted, &out.starts, &out.neighbours, &out.blur, &out.alpha, &out.bfloat16);
     return out;
   }
 };

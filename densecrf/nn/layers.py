@@ -40,6 +40,8 @@ class DenseCRF(nn.Module):
     output : "logits", "probs" or "log_probs"
     spacing : size of a pixel along each axis, in the units of sxy
     recompute : True keeps little memory for the backward pass and takes more time; None: where there is much to keep
+    lattice_dtype : torch.bfloat16 stores lattice values in 16 bits (on CUDA), see `functional.mean_field`; None: as the
+        rest
 
     Examples
     --------
@@ -65,6 +67,7 @@ class DenseCRF(nn.Module):
         output: str = "logits",
         spacing: float | Sequence[float] | None = None,
         recompute: bool | None = None,
+        lattice_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.num_labels = _checks.integer("num_labels", num_labels, 1)
@@ -81,6 +84,7 @@ class DenseCRF(nn.Module):
         self.output = _checks.choice("output", output, OUTPUTS)
         self.spacing = None if spacing is None else _checks.bandwidths("spacing", spacing, "steps")
         self.recompute = recompute
+        self.lattice_dtype = lattice_dtype
         self._looked_at_units = False
         labels = max(self.num_labels, 2)
         for k, kernel in enumerate(self.kernels):
@@ -137,6 +141,7 @@ class DenseCRF(nn.Module):
             method=self.method,
             spacing=self.spacing,
             recompute=self.recompute,
+            lattice_dtype=self.lattice_dtype,
         )
         self._warn_of_units(image)
         with torch.autocast(device_type=logits.device.type, enabled=False):
