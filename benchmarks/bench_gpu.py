@@ -180,14 +180,18 @@ def contenders(case: Case, device: torch.device) -> dict[str, Callable[[int], An
         logits = logits.detach().requires_grad_()
         functional.dense_crf(logits, image, **how).sum().backward()
 
+    def updates(i: int, **storage: Any) -> Any:
+        at = i % len(sets)
+        return functional.mean_field(sets[at][0], terms[at], couplings, iterations=case.iterations, **storage)
+
     runs: dict[str, Callable[[int], Any]] = {
         "from the image": lambda i: functional.dense_crf(*sets[i % len(sets)], **how),
         "lattice": lambda i: terms_of(case, sets[i % len(sets)][1]),
-        "mean field": lambda i: functional.mean_field(
-            sets[i % len(sets)][0], terms[i % len(sets)], couplings, iterations=case.iterations
-        ),
+        "mean field": updates,
         "forward + backward": both,
     }
+    if device.type == "cuda":
+        runs["mean field, 16 bits"] = lambda i: updates(i, lattice_dtype=torch.bfloat16)
     if len(case.shape) == 2:
         sxy, weight, bilateral_sxy, srgb, bilateral_weight = SETTINGS[SETTING]
         if device.type == "cuda":

@@ -468,9 +468,10 @@ def mean_field(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
 def mean_field_backward(grad: Tensor, logits: Tensor, *others: Any) -> list[Tensor]:
     """As in `_mean_field_ops`."""
     *lists, states, kept, shape, method, bfloat16, iterations, wanted = others
+    model = *lists, shape, method, bfloat16
     couplings, weights, _, sigmas, norm_in, norm_out = lists
     flags = [tuple(wanted[5 * k : 5 * k + 5]) for k in range(len(couplings))]
-    run = _Run(logits, *lists, shape, method, bfloat16)
+    run = _Run(logits, *model)
     back = _mean_field_ops.BackwardRun(_Pieces(run, flags), checked("grad", grad, logits, logits.shape), flags)
     back.go_back(iterations, states, kept)
     return back.results(logits, couplings, weights, sigmas, norm_in, norm_out)

@@ -36,10 +36,13 @@ struct alignas(V * sizeof(T)) Pack {
 // The same values in another precision.
 template <class S, class T, int V>
 DENSECRF_HD Pack<S, V> converted(const Pack<T, V>& pack) {
-  if constexpr (std::is_same_v<S, T>) return pack;
-  Pack<S, V> out;
-  for (int i = 0; i < V; ++i) out.value[i] = S(pack.value[i]);
-  return out;
+  if constexpr (std::is_same_v<S, T>) {
+    return pack;
+  } else {
+    Pack<S, V> out;
+    for (int i = 0; i < V; ++i) out.value[i] = S(pack.value[i]);
+    return out;
+  }
 }
 template <int V, class T>
 DENSECRF_HD Pack<T, V>* as_packs(T* rows) {

@@ -94,8 +94,9 @@ def dense_crf(
         terms = builder.terms(chosen, [{}] * len(chosen) if bandwidths is None else bandwidths)
         costs = None if compatibility is None else compatibility.to(scores.dtype)
         couplings = [coupling(costs, weight.to(scores.dtype)) for weight in weights]
-        how = {"iterations": iterations, "recompute": recompute, "lattice_dtype": lattice_dtype}
-        refined = mean_field(scores, terms, couplings, **how).to(logits.dtype)
+        refined = mean_field(
+            scores, terms, couplings, iterations=iterations, recompute=recompute, lattice_dtype=lattice_dtype
+        ).to(logits.dtype)
         return refined if taking_part is None else torch.where(taking_part, refined, logits)
 
 
@@ -179,8 +180,8 @@ def mean_field(
     recompute : True keeps little for the backward pass and computes more, False the other way; None: what keeps at
         most about 2.5 times the logits' memory
     lattice_dtype : torch.bfloat16 stores the values on the vertices of lattices in 16 bits, in the backward pass too,
-        and adds them up in float32: half of the memory traffic of a large lattice, Q within about 0.01; on CUDA only.
-        None: as everything else
+        and adds them up in float32: half of the memory traffic of a large lattice; Q moves by up to 0.035
+        (docs/accuracy.md). On CUDA only. None: as everything else
 
     """
     _checks.integer("iterations", iterations, 0)

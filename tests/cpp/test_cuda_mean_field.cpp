@@ -2,6 +2,7 @@
 // clang-format off
 #include "batch.h"  // first, for the emulation in it
 
+#include "core/bfloat16.h"
 #include "cuda/sums.cuh"
 // clang-format on
 
@@ -43,14 +44,16 @@ void add(std::vector<T>* to, const std::vector<T>& from) {
 
 // Next to the largest value, be it small; below the floor a saturated softmax has left little but rounding.
 template <class T>
-bool close(const std::vector<T>& a, const std::vector<T>& b) {
+constexpr double kRounding = std::is_same_v<T, float> ? 1e-4 : 1e-10;
+template <class T>
+bool close(const std::vector<T>& a, const std::vector<T>& b, double within = kRounding<T>) {
   double most = 1e-6, error = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     const double e = std::fabs(double(a[i]) - double(b[i]));
     most = std::fmax(most, std::fabs(double(b[i])));
     if (!(e <= error)) error = e;  // NaN too
   }
-  return a.size() == b.size() && error <= (std::is_same_v<T, float> ? 1e-4 : 1e-10) * most;
+  return a.size() == b.size() && error <= within * most;
 }
 
 template <class T>
@@ -293,10 +296,12 @@ class OnCpu {
 template <class T>
 class OnDevice {
  public:
-  explicit OnDevice(const Model<T>& model) : model_(model) {
+  OnDevice(const Model<T>& model, bool bfloat16)
+      : model_(model), lattice_(model.lattice.view), bfloat16_(bfloat16) {
+    lattice_.bfloat16 = bfloat16;
     for (size_t k = 0; k < model.terms.size(); ++k) {
       kernels_.push_back(model.template kernel<cuda::Kernel<T>>(k, 0));
-      if (model.terms[k].on == Term::kLattice) kernels_.back().lattice = &model.lattice.view;
+      if (model.terms[k].on == Term::kLattice) kernels_.back().lattice = &lattice_;
     }
     request_.images = model.images;
     request_.points = kPoints;
@@ -320,10 +325,10 @@ class OnDevice {
       request.keep_every = keep_every;
       request.states = all ? states_.data() : nullptr;
       run(request, [&] {
-        CHECK(close(z, wanted.z));
+        CHECK(near(z, wanted.z));
         same_z.add(z);
         if (!all) return;
-        CHECK(close(kept, wanted.kept));
+        CHECK(near(kept, wanted.kept));
         same_kept.add(kept);
         same_states.add(states_);
       });
@@ -357,7 +362,7 @@ class OnDevice {
       CHECK(cuda::mean_field_backward(request, workspace, nullptr) == Status::kOk);
       size_t i = 0;
       found.each(wanted, [&](std::vector<T>& mine, std::vector<T>& theirs, bool) {
-        CHECK(close(mine, theirs));
+        CHECK(near(mine, theirs));
         same[i++].add(mine);
         std::fill(mine.begin(), mine.end(), T(-7));
       });
@@ -365,6 +370,10 @@ class OnDevice {
   }
 
  private:
+  // Of 8 bits a few are lost on the way, and more where gradients cancel.
+  bool near(const std::vector<T>& a, const std::vector<T>& b) const {
+    return close(a, b, bfloat16_ ? 0.1 : kRounding<T>);
+  }
   template <class Check>
   void run(const cuda::MeanField<T>& request, Check check) {
     in_schedules(cuda::mean_field_workspace(request), [&](void* workspace) {
@@ -374,6 +383,8 @@ class OnDevice {
   }
 
   const Model<T>& model_;
+  cuda::Lattice<T> lattice_;
+  bool bfloat16_;
   std::vector<cuda::Kernel<T>> kernels_;
   cuda::MeanField<T> request_{};
   std::vector<T> states_;
@@ -394,11 +405,33 @@ void test_mean_field() {
         const bool continues = iterations > 0 && (m / 2 + l + b) % 2;
         const Model<T> model(rng, all[m], b ? 3 : 1, labels[l], iterations, continues);
         const OnCpu<T> cpu(model, 2);
-        OnDevice<T> device(model);
-        device.check(cpu.out, 2);
-        device.check_backward(cpu.backward(wanted), wanted);
+        for (bool bfloat16 : {false, true}) {
+          if (bfloat16 && (sizeof(T) != sizeof(float) || b)) continue;
+          OnDevice<T> device(model, bfloat16);
+          device.check(cpu.out, 2);
+          device.check_backward(cpu.backward(wanted), wanted);
+        }
       }
     }
+  }
+}
+
+void test_bfloat16() {
+  const auto rounded = [](float value) { return float(cuda::BFloat16(value)); };
+  for (float exact : {0.0f, 1.0f, -3.140625f, INFINITY, -INFINITY}) CHECK(rounded(exact) == exact);
+  CHECK(std::signbit(rounded(-0.0f)));
+  const float step = 1.0f / 128;  // from 1 to the next number
+  for (float sign : {1.0f, -1.0f}) {
+    CHECK(rounded(sign * (1 + 0.4f * step)) == sign);
+    CHECK(rounded(sign * (1 + 0.6f * step)) == sign * (1 + step));
+    CHECK(rounded(sign * (1 + 0.5f * step)) == sign);  // the even one of two
+    CHECK(rounded(sign * (1 + 1.5f * step)) == sign * (1 + 2 * step));
+    CHECK(rounded(sign * 3.4e38f) == sign * INFINITY);  // nearer than the largest number
+  }
+  for (uint32_t bits : {0x7fffffffu, 0x7f800001u, 0xffffffffu}) {
+    float nan;
+    std::memcpy(&nan, &bits, sizeof nan);
+    CHECK(std::isnan(rounded(nan)));
   }
 }
 
@@ -446,6 +479,7 @@ void test_all() {
 }  // namespace
 
 int main() {
+  test_bfloat16();
   test_all<float>();
   test_all<double>();
   if (!emulation::complaint().empty()) std::printf("last launch: %s\n", emulation::complaint().c_str());
