@@ -26,6 +26,7 @@ _Grid: TypeAlias = tuple[Any, ...]  # see Grid.native
 
 @type_check_only
 class _Ops(Protocol):
+    def empty(self, shape: Sequence[int], /) -> _Array: ...  # from kept memory, see keep_memory
     def make_features(
         self,
         size: Sequence[int],  # D, H, W

@@ -217,6 +217,7 @@ py::tuple mean_field(const Array<T>& unary, T unary_sign, const py::object& init
 
 template <class T>
 void define(py::module_ m) {
+  m.def("empty", &empty<T>);
   m.def("make_features", &make_features<T>);
   m.def("lattice_build", &lattice_build<T>);
   m.def("lattice_self", &lattice_self<T>);

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from densecrf import _native
 from densecrf.compat.pydensecrf import arrays
 
 _LARGEST = np.float32(1e30)  # an infinite energy, -log 0, is as good as this; what is added to it does not overflow
@@ -22,7 +23,9 @@ class ConstUnary(Unary):
     """Energies u ``[L, N]`` as they are; infinite ones, -log 0, become 1e30."""
 
     def __init__(self, u: Any) -> None:
-        self.energies = np.array(arrays.float32("u", u))  # the caller may reuse the array
+        given = arrays.float32("u", u)
+        self.energies = _native.ops(given.dtype).empty(given.shape)
+        np.copyto(self.energies, given)  # the caller may reuse the array
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(self.energies.sum())  # faster than to look at each
         if not finite:
