@@ -96,3 +96,17 @@ run_options = _together(
     _flag("-q", "--quiet", help="Say nothing unless something is wrong."),
     _flag("--debug", help="Show the traceback of an error."),
 )
+
+dataset_options = _together(
+    click.option(
+        "--void",
+        type=int,
+        multiple=True,
+        default=(255,),
+        metavar="N",
+        help="Label that does not count; repeatable.  [default: 255]",
+    ),
+    _flag("--probs", help="Scores are probabilities, not scores before the softmax."),
+    click.option("--key", metavar="NAME", help="Name of the array, in an .npz that holds several."),
+    _count("--stride", "Scores are of the photo padded right and below to a multiple of N pixels, one for each N."),
+)

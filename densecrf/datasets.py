@@ -1,0 +1,145 @@
+"""A folder of photos, network scores and true labels, as `densecrf tune` and `densecrf evaluate` read it.
+
+    FOLDER/images/NAME.png      photos
+    FOLDER/scores/NAME.npz      scores [labels, height, width] of the photo's size or smaller (.npy, .npz)
+    FOLDER/labels/NAME.png      true labels (palette or grey PNG)
+
+Files belong together by name, as in `densecrf refine`: NAME_scores.npy and NAME_labels.png do, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densecrf import _inputs, _jobs, images, unary
+from densecrf.images import FileError
+from densecrf.metrics import VOID
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One photo with all that is known of it."""
+
+    name: str
+    image: Array  # uint8 [H, W, 3] or [H, W]
+    logits: Array  # float32 [L, H, W]
+    labels: Array  # int32 [H, W], VOID where they do not count
+
+
+@dataclass(frozen=True)
+class _Files:
+    image: Path
+    scores: Path
+    labels: Path
+    problem: str | None
+
+
+class DataSet:
+    """The photos of a folder that have scores and labels.
+
+    Parameters
+    ----------
+    folder : with the folders images, scores and labels
+    void : labels that do not count
+    probs : the scores are probabilities
+    key : of the array, in an .npz that holds several
+    stride : the scores are those of the photo padded at its right and bottom to a multiple of so many pixels, one
+        for each; None: of the photo as a whole
+
+    Raises
+    ------
+    FileError
+        A folder is missing or empty.
+
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        void: Sequence[int] = (255,),
+        probs: bool = False,
+        key: str | None = None,
+        stride: int | None = None,
+    ) -> None:
+        self.folder, self.void, self.probs, self.key, self.stride = Path(folder), tuple(void), probs, key, stride
+        parts = [self.folder / name for name in ("images", "scores", "labels")]
+        for part in parts:
+            if not part.is_dir():
+                raise FileError(
+                    f"{part}: no such folder; {self.folder} must have the folders images, scores and labels"
+                )
+        pictures, scores, labels = map(str, parts)
+        with_scores = _jobs.find_jobs([pictures], [scores], self.folder, False)
+        with_labels = _jobs.find_jobs([pictures], [labels], self.folder, True)
+        self._files: dict[str, _Files] = {}
+        for a, b in zip(with_scores, with_labels, strict=True):
+            problem = a.problem or (b.problem and b.problem.replace("no scores found", "no labels found"))
+            name = a.image.stem if a.image.stem not in self._files else a.image.name
+            self._files[name] = _Files(a.image, a.scores, b.scores, problem)
+        self.num_labels: int | None = None  # known from the first scores on
+
+    @property
+    def names(self) -> list[str]:
+        """Of all photos, also those that cannot be read."""
+        return list(self._files)
+
+    def read(self, name: str) -> Sample:
+        """Read one photo.
+
+        Raises
+        ------
+        FileError
+            A file is missing, damaged, of a wrong size or has labels that the scores do not.
+
+        """
+        files = self._files[name]
+        if files.problem:
+            raise FileError(files.problem)
+        image = images.read_image(files.image)
+        size = image.shape[:2]
+        logits = self._logits(files.scores, (size[0], size[1]))
+        labels = images.read_labels(files.labels)
+        if labels.shape != size:
+            have, want = (f"{shape[1]} x {shape[0]}" for shape in (labels.shape, size))
+            raise FileError(f"{files.labels}: labels must have the photo's size, {want}, got {have}")
+        return Sample(name, image, logits, self._known(files.labels, labels, len(logits)))
+
+    def _logits(self, path: Path, size: tuple[int, int]) -> Array:
+        scores = images.read_scores(path, self.key)
+        count = len(scores)
+        if self.num_labels not in (None, count):
+            raise FileError(f"{path}: must have {self.num_labels} labels as the scores before, got {count}")
+        padded = size
+        if self.stride is not None:
+            cells = tuple(-(-n // self.stride) for n in size)
+            if scores.shape[1:] != cells:
+                rule = f"must be {cells[1]} x {cells[0]}, one for each {self.stride} pixels of the photo"
+                raise FileError(f"{path}: scores {rule}, got {scores.shape[2]} x {scores.shape[1]}")
+            padded = cells[0] * self.stride, cells[1] * self.stride
+        try:
+            values = -unary.from_probs(scores) if self.probs else scores
+            enlarged = _inputs.upsample(values, padded, np.dtype(np.float32))
+        except ValueError as error:
+            raise FileError(f"{path}: {error}") from error
+        self.num_labels = count
+        return np.ascontiguousarray(enlarged[:, : size[0], : size[1]])
+
+    def _known(self, path: Path, labels: Array, count: int) -> Array:
+        void = np.isin(labels, self.void)
+        unknown = np.unique(labels[~void & ((labels < 0) | (labels >= count))])
+        if unknown.size:
+            listed = ", ".join(map(str, unknown[:5]))
+            raise FileError(
+                f"{path}: has the label {listed}, but the scores are of labels 0 to {count - 1}; "
+                f"name labels that do not count as void (--void {unknown[0]})"
+            )
+        return np.where(void, VOID, labels).astype(np.int32)
