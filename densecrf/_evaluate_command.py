@@ -10,7 +10,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from densecrf import _console, _figures, evaluate as evaluation, images, params, report
+from densecrf import _console, _figures, images, params, report
+from densecrf import evaluate as evaluation
 from densecrf._options import dataset_options
 from densecrf.datasets import DataSet
 from densecrf.images import FileError
@@ -78,30 +79,38 @@ def _run(folder: str, output: str, options: dict[str, Any], console: Console) ->
     given = params.load(options["parameters"]) if options["parameters"] else params.Params()
     data = DataSet(folder, **{name: options[name] for name in ("void", "probs", "key", "stride")})
     names = _names(options["names"], evaluation.num_labels(data))
-    with images.Outputs(output) as outputs:
-        with _console.progress(console, options["quiet"]) as progress, warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UserWarning)
-            task = progress.add_task("images", total=len(data.names))
-            found = evaluation.evaluate(
-                data,
-                given,
-                options["methods"],
-                **{name: options[name] for name in ("jobs", "resamples", "seed")},
-                progress=lambda number: progress.update(task, completed=number),
-            )
-        for name, content in (
-            ("report.html", report.html(found, data, names)),
-            ("figures.json", _figures.as_json(found, data, names)),
-            ("figures.csv", _figures.as_csv(found, names)),
-        ):
-            with outputs.open(name) as file:
-                file.write(content)
+    with (
+        images.Outputs(output) as outputs,
+        _console.progress(console, options["quiet"]) as progress,
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always", UserWarning)
+        task = progress.add_task("images", total=len(data.names))
+        found = evaluation.evaluate(
+            data,
+            given,
+            options["methods"],
+            **{name: options[name] for name in ("jobs", "resamples", "seed")},
+            progress=lambda number: progress.update(task, completed=number),
+        )
+        progress.update(task, description="report")
+        _write(outputs, found, data, names)
     for text in dict.fromkeys(str(warning.message) for warning in caught):
         console.print(f"densecrf: warning: {text}")
     if not options["quiet"]:
         _show(_figures.tables(found, names), Path(output), outputs.names)
     _console.failures(console, list(found.problems.values()), len(data.names))
     return found.problems
+
+
+def _write(outputs: images.Outputs, found: evaluation.Evaluation, data: DataSet, names: list[str]) -> None:
+    for name, content in (
+        ("report.html", report.html(found, data, names)),
+        ("figures.json", _figures.as_json(found, data, names)),
+        ("figures.csv", _figures.as_csv(found, names)),
+    ):
+        with outputs.open(name) as file:
+            file.write(content)
 
 
 def _names(path: str | None, count: int) -> list[str]:

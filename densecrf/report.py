@@ -98,7 +98,7 @@ def _labels(found: Evaluation, names: Sequence[str]) -> list[tuple[str, str, str
     rates = [metrics.per_label(confusion)["IoU"] for confusion in confusions]
     pixels = confusions[0].sum(axis=1)
     shares = 100 * pixels / max(pixels.sum(), 1)
-    colours = ["#%02x%02x%02x" % tuple(colour) for colour in images.palette(len(names))]
+    colours = [f"#{bytes(colour).hex()}" for colour in images.palette(len(names))]
     return [
         (name, colour, number(share), [number(value) for value in values])
         for name, colour, share, *values in zip(names, colours, shares, *rates, strict=True)
@@ -189,6 +189,7 @@ def _times(found: Evaluation) -> str:
     axes.set_yticks(range(len(found.methods)), found.methods)
     axes.set_ylim(len(found.methods) - 0.5, -0.5)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("seconds on one thread, one stroke for each image")
     _plain_axes(axes)
     return _png(figure)
@@ -253,7 +254,7 @@ def _change(image: Array, truth: Array, after: Array, before: Array) -> Array:
     grey = images.coloured(image).mean(axis=2, keepdims=True).repeat(3, axis=2) / 2 + 100
     grey[(after == truth) & (before != truth)] = GAINED
     grey[(after != truth) & (before == truth)] = LOST
-    grey[truth == metrics.VOID] = 225
+    grey[truth == metrics.VOID] = 255
     return grey.astype(np.uint8)
 
 
