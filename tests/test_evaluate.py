@@ -19,7 +19,7 @@ from PIL import Image
 from test_datasets import broken, make
 
 import densecrf
-from densecrf import _extras, datasets, evaluate, grid, metrics, params
+from densecrf import _extras, datasets, evaluate, grid, metrics, params, report
 from densecrf.cli import cli
 
 for module in ("sklearn", "scipy", "matplotlib", "jinja2", "gco", "maxflow"):
@@ -33,6 +33,12 @@ def folder(tmp_path, monkeypatch):
     """A data set of four images called "set"; each test runs beside its own."""
     monkeypatch.chdir(tmp_path)
     return make(tmp_path / "set", names=("a", "b", "c", "d"))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """No report: its plots take most of the time."""
+    monkeypatch.setattr(report, "html", lambda found, data, names: b"")
 
 
 def run(*arguments: object) -> Result:
@@ -186,7 +192,13 @@ def test_the_report_holds_all_that_it_needs():
         assert heading in shown.texts
 
 
-def test_same_seed_same_figures():
+def test_pictures_show_what_became_right_and_wrong():
+    truth, before, after = np.array([[[0, 0, 1, 1, -1]], [[0, 1, 1, 0, 1]], [[0, 0, 0, 0, 0]]])
+    shown = report._change(np.full((1, 5), 100, np.uint8), truth, after, before)
+    assert shown.tolist() == [[[150] * 3, list(report.GAINED), list(report.LOST), [150] * 3, [255] * 3]]
+
+
+def test_same_seed_same_figures(quick):
     def figures(*arguments):
         ok("--methods", "unary,dense", *arguments)
         found = written()
@@ -211,7 +223,7 @@ def test_some_methods():
     assert "'crf' is none of unary, grid, dense" in result.stderr
 
 
-def test_parameters_reach_the_methods():
+def test_parameters_reach_the_methods(quick):
     params.save("given.json", params.Params(grid=params.GridSetting(weight=0)))
     ok("--params", "given.json", "--methods", "unary,grid")
     assert written()["params"]["grid"]["weight"] == 0
@@ -272,7 +284,7 @@ def test_broken_images_are_listed_and_the_others_are_used(folder):
     assert any("b.npz: unreadable" in text for text in page().texts)
 
 
-def test_what_the_engine_refuses_is_listed(folder):
+def test_what_the_engine_refuses_is_listed(folder, quick):
     Image.fromarray(np.zeros((13, 22), np.uint8)).save(folder / "images" / "b.png")
     Path("given.json").write_text('{"dense": {"kernels": [{"kind": "bilateral", "sxy": 5, "srgb": [4, 4, 4]}]}}')
     result = run("--params", "given.json")
@@ -295,7 +307,7 @@ def test_nothing_is_written_where_no_image_can_be_used(folder):
 @pytest.mark.parametrize(
     "package, extra", [("sklearn.metrics", "evaluate"), ("jinja2", "evaluate"), ("gco", "grid"), ("maxflow", "grid")]
 )
-def test_missing_packages_are_named(monkeypatch, package, extra):
+def test_missing_packages_are_named(monkeypatch, package, extra, quick):
     def missing(name):
         if name == package:
             raise ImportError(name)
@@ -311,7 +323,7 @@ def test_missing_packages_are_named(monkeypatch, package, extra):
         ok("--methods", "unary,dense")
 
 
-def test_a_warning_is_said_once(folder):
+def test_a_warning_is_said_once(folder, quick):
     for path in (folder / "images").iterdir():
         Image.fromarray(np.full((13, 22, 3), 9, np.uint8)).save(path)
     Path("given.json").write_text('{"dense": {"kernels": [{"kind": "bilateral", "sxy": 5, "srgb": 0.1, "weight": 1}]}}')
@@ -320,7 +332,7 @@ def test_a_warning_is_said_once(folder):
     assert result.stderr.startswith("densecrf: warning: image has values up to 9 but srgb is 0.1, made for 0 to 1")
 
 
-def test_quiet():
+def test_quiet(quick):
     result = ok("--quiet")
     assert result.output == ""
 
