@@ -139,6 +139,18 @@ def test_an_image_without_known_labels_has_no_gain(folder):
     assert not np.isnan(found.figures["dense"]["mIoU"])
 
 
+def test_the_first_image_says_how_many_labels_there_are(folder):
+    class Slow(datasets.DataSet):
+        def read(self, name):
+            if name == "a":
+                time.sleep(0.2)
+            return super().read(name)
+
+    broken(folder, "other labels")
+    found = evaluate.evaluate(Slow(folder), methods=["unary"], jobs=4, resamples=2)
+    assert list(found.problems) == ["b"]
+
+
 @pytest.mark.parametrize(
     "arguments, rule",
     [
@@ -231,16 +243,16 @@ def test_parameters_reach_the_methods(quick):
 
 
 def test_names_are_text_and_nothing_else(folder):
-    Path("names.txt").write_text("sky & sea\n<b>bold</b>\n$x$ $_\n\n", encoding="utf-8")
+    Path("names.txt").write_text("sky & sea\n[red]<b>bold</b>\n$_$\n\n", encoding="utf-8")
     for part, ending in (("images", "png"), ("scores", "npz"), ("labels", "png")):
         (folder / part / f"a.{ending}").rename(folder / part / f"[b]<i>.{ending}")
     result = ok("--names", "names.txt")
-    assert written()["data"]["labels"] == ["sky & sea", "<b>bold</b>", "$x$ $_"]
-    assert {"<b>bold</b>", "sky & sea", "$x$ $_"} <= set(page().texts)
+    assert written()["data"]["labels"] == ["sky & sea", "[red]<b>bold</b>", "$_$"]
+    assert {"[red]<b>bold</b>", "sky & sea", "$_$"} <= set(page().texts)
     text = Path("out/report.html").read_text(encoding="utf-8")
     assert "<b>" not in text
     assert "<i>" not in text
-    assert "<b>bold</b>" in result.stdout
+    assert "[red]<b>bold</b>" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -345,9 +357,26 @@ def test_help():
     assert "evaluate" in CliRunner().invoke(cli, ["--help"]).output
 
 
+def test_an_interrupt_ends_the_work(folder, monkeypatch):
+    started = []
+
+    def slow(method, sample, given, num_threads=1):
+        started.append(sample.name)
+        time.sleep(0.1)
+        return np.zeros(sample.labels.shape, int)
+
+    def interrupt(number):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "predict", slow)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate(datasets.DataSet(folder), methods=["unary"], jobs=1, progress=interrupt)
+    assert started in (["a"], ["a", "b"])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_leaves_nothing_behind(folder):
-    make(Path("large"), names=[f"{i:03}" for i in range(40)], size=(200, 300), labels=8)
+    make(Path("large"), names=[f"{i:03}" for i in range(40)], size=(100, 150), labels=8)
     here = {**os.environ, "PYTHONPATH": str(Path(densecrf.__file__).parent.parent)}
     command = [sys.executable, "-m", "densecrf", "evaluate", "large", "-o", "out"]
     with subprocess.Popen(command, env=here, stderr=subprocess.PIPE, text=True) as process:
