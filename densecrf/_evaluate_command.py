@@ -23,7 +23,6 @@ Examples:
 \b
 Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted.
 """
-WIDTH = 110  # of the tables, where no terminal says how wide it is
 
 
 def _methods(context: click.Context, option: click.Parameter, text: str) -> list[str]:
@@ -47,9 +46,9 @@ def _methods(context: click.Context, option: click.Parameter, text: str) -> list
 )
 @click.option("--names", metavar="FILE", help="Names of the labels, one a line.")
 @click.option(
-    "--resamples", type=click.IntRange(1), default=1000, metavar="N", help="Of the intervals. [default: 1000]"
+    "--resamples", type=click.IntRange(1), default=1000, metavar="N", help="Of the bootstrap.  [default: 1000]"
 )
-@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of the intervals.  [default: 0]")
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Of the bootstrap.  [default: 0]")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Images at a time.  [default: all cores]")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is wrong.")
 @dataset_options
@@ -130,8 +129,6 @@ def _names(path: str | None, count: int) -> list[str]:
 
 def _show(tables: list[Any], folder: Path, written: list[str]) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = WIDTH
     for table in tables:
-        console.print(table)
+        console.print(table, "")
     click.echo(f"wrote {', '.join(str(folder / name) for name in written)}")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 import densecrf
@@ -110,7 +111,7 @@ def _figures(found: Evaluation) -> Table:
     for name in found.figures[found.methods[0]]:
         table.add_row(name, *(_with_interval(found, method, name) for method in found.methods))
     table.add_section()
-    table.add_row("seconds per image", *(f"{found.seconds(method):.3f}" for method in found.methods))
+    table.add_row("s per image", *(f"{found.seconds(method):.3f}" for method in found.methods))
     return table
 
 
@@ -123,7 +124,7 @@ def _differences(found: Evaluation) -> Table:
 
 
 def _labels(found: Evaluation, names: Sequence[str]) -> Table:
-    table = _table("IoU of each label, percent", "", *found.methods)
+    table = _table("IoU, percent", "", *found.methods)
     rates = [metrics.per_label(found.confusion(method))["IoU"] for method in found.methods]
     for name, *values in zip(names, *rates, strict=True):
         table.add_row(name, *(number(value) for value in values))
@@ -131,16 +132,19 @@ def _labels(found: Evaluation, names: Sequence[str]) -> Table:
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left")
+    # Three methods with their intervals fit into 80 columns.
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True
+    )
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     return table
 
 
 def _with_interval(found: Evaluation, method: str, name: str, sign: str = "") -> str:
     value, (low, high) = found.figures[method][name], found.intervals[method][name]
-    return f"{number(value, sign)} ({number(low, sign)} to {number(high, sign)})"
+    return f"{number(value, sign)} ({number(low, sign)}, {number(high, sign)})"
 
 
 def number(value: float, sign: str = "") -> str:

@@ -186,7 +186,8 @@ def test_files_say_the_same(folder):
                 assert float(table[method, name]) == pytest.approx(value, rel=1e-5)
                 assert (f"{value:+.2f}" if "-" in method else f"{value:.2f}") in texts
     assert found["per label"]["dense"]["IoU"][1] == pytest.approx(float(table["dense", "IoU of 1"]), rel=1e-5)
-    assert f"{found['figures']['dense']['mIoU']['value']:.2f} (" in result.stdout
+    miou = found["figures"]["dense"]["mIoU"]
+    assert "{value:.2f} ({low:.2f}, {high:.2f})".format(**miou) in result.stdout  # in one line of 80 columns
     assert found["params"] == params.plain(params.Params())
     assert found["environment"]["densecrf"] == densecrf.__version__
     assert [image["name"] for image in found["images"]] == ["a", "b", "c", "d"]
