@@ -117,7 +117,7 @@ def _names(path: str | None, count: int) -> list[str]:
     if path is None:
         return [str(label) for label in range(count)]
     try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise FileError(f"{path}: cannot read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

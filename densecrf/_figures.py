@@ -56,7 +56,7 @@ def as_json(found: Evaluation, data: DataSet, names: Sequence[str]) -> bytes:
             }
             for method, figures in found.figures.items()
         },
-        "per label": {method: metrics.per_label(found.confusion(method)) for method in found.methods},
+        "per label": {method: found.per_label(method) for method in found.methods},
         "confusion": {method: found.confusion(method) for method in found.methods},
         "seconds per image": {method: found.seconds(method) for method in found.methods},
         "images": [
@@ -91,7 +91,7 @@ def as_csv(found: Evaluation, names: Sequence[str]) -> bytes:
         for name, value in figures.items():
             rows.writerow([method, name, *map(_cell, (value, *found.intervals[method][name]))])
     for method in found.methods:
-        for name, iou in zip(names, metrics.per_label(found.confusion(method))["IoU"], strict=True):
+        for name, iou in zip(names, found.per_label(method)["IoU"], strict=True):
             rows.writerow([method, f"IoU of {name}", _cell(iou), "", ""])
         rows.writerow([method, "seconds per image", _cell(found.seconds(method)), "", ""])
     return file.getvalue().encode()
@@ -125,7 +125,7 @@ def _differences(found: Evaluation) -> Table:
 
 def _labels(found: Evaluation, names: Sequence[str]) -> Table:
     table = _table("IoU, percent", "", *found.methods)
-    rates = [metrics.per_label(found.confusion(method))["IoU"] for method in found.methods]
+    rates = [found.per_label(method)["IoU"] for method in found.methods]
     for name, *values in zip(names, *rates, strict=True):
         table.add_row(name, *(number(value) for value in values))
     return table

@@ -68,6 +68,10 @@ class Evaluation:
         """Pixels ``[L, L]`` by true and by predicted label."""
         return np.sum([image.counts[method].confusion for image in self.images], axis=0)
 
+    def per_label(self, method: str) -> dict[str, Array]:
+        """IoU, Dice, precision and recall ``[L]`` of each label."""
+        return metrics.per_label(self.confusion(method))
+
     def seconds(self, method: str) -> float:
         """Median of the images' computing times, on one thread."""
         return median(image.seconds[method] for image in self.images)

@@ -94,9 +94,8 @@ def _cell(found: Evaluation, column: str, name: str) -> _Cell:
 
 def _labels(found: Evaluation, names: Sequence[str]) -> list[tuple[str, str, str, list[str]]]:
     """Name, colour, share of the known pixels and IoU of each label."""
-    confusions = [found.confusion(method) for method in found.methods]
-    rates = [metrics.per_label(confusion)["IoU"] for confusion in confusions]
-    pixels = confusions[0].sum(axis=1)
+    rates = [found.per_label(method)["IoU"] for method in found.methods]
+    pixels = found.confusion(found.methods[0]).sum(axis=1)
     shares = 100 * pixels / max(pixels.sum(), 1)
     colours = [f"#{bytes(colour).hex()}" for colour in images.palette(len(names))]
     return [
@@ -167,7 +166,7 @@ def _bars(found: Evaluation, names: Sequence[str]) -> str:
     places = np.arange(len(names))
     height = 0.8 / len(found.methods)
     for i, method in enumerate(found.methods):
-        iou = np.nan_to_num(metrics.per_label(found.confusion(method))["IoU"])
+        iou = np.nan_to_num(found.per_label(method)["IoU"])
         axes.barh(places + (i + 0.5) * height - 0.4, iou, height, color=COLOURS[method], label=method)
     axes.set_yticks(places, [name.replace("$", r"\$") for name in names])  # a pair of $ would be a formula
     axes.set_ylim(len(names) - 0.5, -0.5)
