@@ -1,4 +1,4 @@
-"""The command line: ``densecrf refine`` and ``densecrf info``."""
+"""The command line: ``densecrf refine``, ``densecrf info``, and the group that the other commands are in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,14 @@ from typing import Any
 import click
 import numpy as np
 import PIL
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import densecrf
-from densecrf import _jobs, _native
+from densecrf import _console, _jobs, _native
+from densecrf._evaluate_command import evaluate
 from densecrf._options import EXAMPLES, PRESETS, input_options, model_options, run_options
 from densecrf.images import FileError
 
-INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells report it
+TERMINATED = 143  # 128 + the signal, as shells report it
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -34,6 +32,9 @@ def cli() -> None:
 
     Begin with: densecrf refine --help
     """
+
+
+cli.add_command(evaluate)
 
 
 @cli.command(epilog=EXAMPLES, short_help="Refine the segmentation of one photo or many.")
@@ -65,7 +66,7 @@ def refine(paths: tuple[str, ...], output: str, **options: Any) -> None:
         work.console.print(f"densecrf: error: {error}")
     except KeyboardInterrupt:
         work.console.print("densecrf: interrupted")
-        sys.exit(INTERRUPTED)
+        sys.exit(_console.INTERRUPTED)
     sys.exit(1 if work.failed else 0)
 
 
@@ -110,7 +111,7 @@ class _Work:
         self.source, self.settings = source, settings
         self.with_overlay = not options["no_overlay"]
         self.quiet, self.debug = options["quiet"], options["debug"]
-        self.console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False, emoji=False)
+        self.console = _console.stderr()
         self.failed: list[str] = []
 
     def run(self, jobs: list[_jobs.Job]) -> None:
@@ -120,7 +121,7 @@ class _Work:
             self._all(jobs)
 
     def _alone(self, job: _jobs.Job) -> None:
-        with self._progress() as progress:
+        with _console.progress(self.console, self.quiet) as progress:
             task = progress.add_task(job.image.name, total=self.settings["iterations"])
             done = self._one(job, lambda number: progress.update(task, completed=number))
         if done is None:
@@ -129,16 +130,13 @@ class _Work:
             click.echo(_summary(done, job))
 
     def _all(self, jobs: list[_jobs.Job]) -> None:
-        with self._progress() as progress:
+        with _console.progress(self.console, self.quiet) as progress:
             task = progress.add_task("", total=len(jobs))
             for job in jobs:
                 progress.update(task, description=job.image.name)
                 self._one(job)
                 progress.advance(task)
-        if self.failed:
-            self.console.print(f"densecrf: error: {len(self.failed)} of {len(jobs)} images failed:")
-            for line in self.failed:
-                self.console.print(f"  {line}")
+        _console.failures(self.console, self.failed, len(jobs))
         if not self.quiet:
             done = len(jobs) - len(self.failed)
             click.echo(f"{done} of {len(jobs)} images refined into {jobs[0].folder.parent}")
@@ -168,17 +166,6 @@ class _Work:
         self.failed.append(line)
         if self.debug:
             self.console.print(traceback.format_exc().rstrip())
-
-    @contextmanager
-    def _progress(self) -> Iterator[Progress]:
-        name = TextColumn("{task.description}", markup=False)
-        columns = name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        progress = Progress(*columns, console=self.console, transient=True)
-        if self.quiet or not self.console.is_terminal:
-            yield progress  # counts, unseen
-        else:
-            with progress:
-                yield progress
 
 
 def _summary(done: _jobs.Done, job: _jobs.Job) -> str:

@@ -20,12 +20,14 @@ from densecrf._outputs import FileError, Outputs
 __all__ = [
     "FileError",
     "Outputs",
+    "coloured",
     "enlarged_labels",
     "overlay",
     "palette",
     "read_image",
     "read_labels",
     "read_scores",
+    "tinted",
     "write_labels",
     "write_picture",
     "write_probs",
@@ -268,11 +270,9 @@ def overlay(image: np.ndarray, before: np.ndarray, after: np.ndarray, num_labels
     before, after = _shrunk(before), _shrunk(after)
     if image.shape[:2] != before.shape:
         image = np.asarray(Image.fromarray(image).resize(before.shape[::-1], Image.Resampling.BOX))
-    if image.ndim == 2:
-        image = np.stack([image] * 3, axis=-1)
     if num_labels is None:
         num_labels = int(max(before.max(initial=0), after.max(initial=0))) + 1
-    panels = [image, _tinted(image, before, num_labels), _tinted(image, after, num_labels)]
+    panels = [coloured(image), tinted(image, before, num_labels), tinted(image, after, num_labels)]
     gap = np.full((image.shape[0], 8, 3), 255, np.uint8)
     row = np.concatenate([part for panel in panels for part in (gap, panel)][1:], axis=1)
     return np.concatenate([_captions(["photo", "before", "after"], image.shape[1], gap.shape[1]), row])
@@ -284,7 +284,14 @@ def _shrunk(labels: np.ndarray) -> np.ndarray:
     return np.asarray(labels[np.ix_(rows, columns)]) if step > 1 else labels
 
 
-def _tinted(image: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
+def coloured(image: np.ndarray) -> np.ndarray:
+    """Photo [H, W, 3] or [H, W] as [H, W, 3]."""
+    return np.stack([image] * 3, axis=-1) if image.ndim == 2 else image
+
+
+def tinted(image: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """Photo uint8 [H, W, 3] or [H, W] with its labels [H, W], as a panel of :func:`overlay`: uint8 [H, W, 3]."""
+    image = coloured(image)
     panel: np.ndarray = image // 2 + palette(max(num_labels, 2))[labels.clip(0)] // 2
     if num_labels <= 2:
         panel = np.where((labels > 0)[..., None], image, image // 4 + NIGHT // 4 * 3)

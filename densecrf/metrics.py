@@ -20,6 +20,7 @@ VOID = -1  # the label of pixels that do not count
 BANDS = (1, 2, 4, 8, 16, 32)  # pixels from a boundary
 TOLERANCE = 0.0075  # of the boundary F-score, in diagonals of the image (Csurka et al. 2013)
 HEADLINES = ("mIoU", "pixel accuracy", "class accuracy")
+_AT_ONCE = 1 << 20  # entries of confusion matrices
 
 
 class Counts(NamedTuple):
@@ -101,33 +102,52 @@ def summary(counts: Sequence[Counts]) -> dict[str, float]:
 
     Means over labels are over those that occur in the truth or, where they do not, in the predictions.
     """
-    confusion = np.sum([each.confusion for each in counts], axis=0)
-    near = np.sum([each.near for each in counts], axis=0)
+    return {figure: float(values[0]) for figure, values in _figures(counts, np.ones((1, len(counts)))).items()}
+
+
+def _figures(counts: Sequence[Counts], times: Array) -> dict[str, Array]:
+    """Figures ``[R]`` of R choices of the images; `times` ``[R, images]`` says how often each image was chosen."""
+    confusion = np.tensordot(times, [each.confusion for each in counts], 1)
+    near = np.tensordot(times, [each.near for each in counts], 1)
+    boundary = np.array([each.boundary for each in counts])
     rates = per_label(confusion)
-    truth = confusion.sum(axis=1)
-    share = truth / max(truth.sum(), 1)
-    scores = [each.boundary for each in counts if not np.isnan(each.boundary)]
+    truth = confusion.sum(axis=2)
+    pixels = truth.sum(axis=1)
+    share = _ratio(truth, pixels[:, None])
     return {
         "mIoU": _mean(rates["IoU"]),
-        "pixel accuracy": _percent(np.trace(confusion), truth.sum()),
+        "pixel accuracy": 100 * _ratio(np.trace(confusion, axis1=1, axis2=2), pixels),
         "class accuracy": _mean(rates["recall"]),
-        "weighted IoU": float(np.nansum(share * rates["IoU"])),
+        "weighted IoU": np.nansum(share * rates["IoU"], axis=1),
         "Dice": _mean(rates["Dice"]),
-        "boundary F": 100 * float(np.mean(scores)) if scores else float("nan"),
-        **{f"within {k} px": _percent(*near[i]) for i, k in enumerate(BANDS)},
-        f"beyond {BANDS[-1]} px": _percent(*near[-1]),
+        "boundary F": 100 * _ratio(times @ np.nan_to_num(boundary), times @ ~np.isnan(boundary)),
+        **{f"within {k} px": 100 * _ratio(*near[:, i].T) for i, k in enumerate(BANDS)},
+        f"beyond {BANDS[-1]} px": 100 * _ratio(*near[:, -1].T),
     }
 
 
 def per_label(confusion: Array) -> dict[str, Array]:
-    """IoU, Dice (F1), precision and recall ``[L]`` of each label; NaN where a label does not occur."""
+    """IoU, Dice (F1), precision and recall in percent of each label; NaN where a label does not occur.
+
+    Parameters
+    ----------
+    confusion : ``[..., L, L]``, pixels by true and by predicted label; the rates are ``[..., L]``
+
+    """
     sklearn = _extras.need("evaluate", "sklearn.metrics")
-    labels = np.arange(len(confusion))
-    truth, predicted = np.repeat(labels, len(labels)), np.tile(labels, len(labels))
+    *several, count, _ = confusion.shape
+    # Each matrix has labels of its own, so that one call rates them all.
+    labels = np.arange(confusion.size // count).reshape(-1, count)
+    truth, predicted = np.broadcast_arrays(labels[:, :, None], labels[:, None, :])
     # Every pair of labels is one sample that weighs as much as it has pixels.
-    precision, recall, dice, _ = sklearn.precision_recall_fscore_support(
-        truth, predicted, sample_weight=confusion.ravel(), labels=labels, zero_division=np.nan
+    rates = sklearn.precision_recall_fscore_support(
+        truth.ravel(),
+        predicted.ravel(),
+        sample_weight=confusion.ravel(),
+        labels=labels.ravel(),
+        zero_division=np.nan,
     )
+    precision, recall, dice = (rate.reshape(*several, count) for rate in rates[:3])
     return {"IoU": 100 * dice / (2 - dice), "Dice": 100 * dice, "precision": 100 * precision, "recall": 100 * recall}
 
 
@@ -139,36 +159,39 @@ def intervals(
     The same images are drawn for all methods, so "b - a" is the difference on the same images; a is the first method.
     """
     names = list(methods)
+    images = len(methods[names[0]])
     rng = np.random.default_rng(seed)
-    drawn: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for _ in range(resamples):
-        chosen = rng.integers(0, len(methods[names[0]]), len(methods[names[0]]))
-        for name in names:
-            drawn[name].append(summary([methods[name][i] for i in chosen]))
-    pairs = [(b, a) for i, a in enumerate(names) for b in names[i + 1 :]]
-    for b, a in pairs:
-        drawn[f"{b} - {a}"] = [{k: x[k] - y[k] for k in x} for x, y in zip(drawn[b], drawn[a], strict=True)]
+    times = np.stack([np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(resamples)])
+    drawn = {name: _in_parts(methods[name], times) for name in names}
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            drawn[f"{b} - {a}"] = {figure: drawn[b][figure] - drawn[a][figure] for figure in drawn[a]}
     tails = 50 * (1 - level), 50 * (1 + level)
-    return {
-        name: {figure: _quantiles([each[figure] for each in found], tails) for figure in found[0]}
-        for name, found in drawn.items()
-    }
+    return {name: {k: _quantiles(values, tails) for k, values in found.items()} for name, found in drawn.items()}
 
 
-def _quantiles(values: list[float], tails: tuple[float, float]) -> tuple[float, float]:
-    known = [value for value in values if not np.isnan(value)]
-    if not known:
+def _in_parts(counts: Sequence[Counts], times: Array) -> dict[str, Array]:
+    """What `_figures` says, in little memory also for many labels."""
+    parts = np.array_split(times, len(times) * counts[0].confusion.size // _AT_ONCE + 1)
+    found = [_figures(counts, part) for part in parts]
+    return {figure: np.concatenate([each[figure] for each in found]) for figure in found[0]}
+
+
+def _quantiles(values: Array, tails: tuple[float, float]) -> tuple[float, float]:
+    known = values[~np.isnan(values)]
+    if not known.size:
         return float("nan"), float("nan")
     low, high = np.percentile(known, tails)
     return float(low), float(high)
 
 
-def _mean(values: Array) -> float:
-    return float(np.nanmean(values)) if not np.isnan(values).all() else float("nan")
+def _mean(rates: Array) -> Array:
+    """Mean over the labels that occur, of rates ``[R, L]``."""
+    return _ratio(np.nansum(rates, axis=1), (~np.isnan(rates)).sum(axis=1))
 
 
-def _percent(part: float, whole: float) -> float:
-    return 100 * float(part) / float(whole) if whole else float("nan")
+def _ratio(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
 
 
 def _labels(name: str, value: Any, least: int, num_labels: int) -> Array:

@@ -65,16 +65,20 @@ def load(path: str | os.PathLike[str]) -> Params:
 
 def save(path: str | os.PathLike[str], params: Params, **about: Any) -> None:
     """Write a parameter file, with anything else that goes into JSON beside the parameters."""
-    dense = params.dense
-    kernels = [_plain(kernel) for kernel in dense.kernels]
-    content = {
-        "dense": {"kernels": kernels, "iterations": dense.iterations, "normalization": dense.normalization},
-        "grid": asdict(params.grid),
-        **about,
-    }
+    content = {**plain(params), **about}
     target = Path(path)
     with images.Outputs(target.parent) as outputs, outputs.open(target.name) as file:
         file.write((json.dumps(content, indent=1) + "\n").encode())
+
+
+def plain(params: Params) -> dict[str, Any]:
+    """What a parameter file says, ready for JSON."""
+    dense = params.dense
+    kernels = [_plain(kernel) for kernel in dense.kernels]
+    return {
+        "dense": {"kernels": kernels, "iterations": dense.iterations, "normalization": dense.normalization},
+        "grid": asdict(params.grid),
+    }
 
 
 def _part(content: Any, name: str) -> dict[str, Any]:

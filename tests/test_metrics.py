@@ -71,6 +71,23 @@ def test_intervals_hold_the_figure_and_come_again():
     assert repr(found) != repr(metrics.intervals(counts, resamples=100, seed=4))
 
 
+def test_intervals_in_parts_are_the_same(monkeypatch):
+    counts = {name: [metrics.Truth(*t).count(p) for t, p in cases(shift)] for name, shift in (("a", 0), ("b", 1))}
+    whole = metrics.intervals(counts, resamples=50)
+    monkeypatch.setattr(metrics, "_AT_ONCE", 60)  # two matrices of 5 x 5
+    assert repr(metrics.intervals(counts, resamples=50)) == repr(whole)
+
+
+def test_labels_of_many_matrices():
+    many = np.random.default_rng(0).integers(0, 9, (2, 3, 4, 4))
+    many[0, 0, 2] = many[0, 0, :, 2] = 0
+    found = metrics.per_label(many)
+    for i, j in np.ndindex(2, 3):
+        for name, rates in metrics.per_label(many[i, j]).items():
+            np.testing.assert_array_equal(found[name][i, j], rates)
+    assert np.isnan(found["IoU"][0, 0, 2])
+
+
 def cases(shift):
     for seed in range(6):
         truth, predicted = some(seed)
