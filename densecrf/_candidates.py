@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby, product
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,9 +82,17 @@ class Axis:
 class Space(Protocol):
     """The settings of one model, and how an image is labelled by some of them."""
 
-    kind: ClassVar[type[Dense] | type[Grid]]
-    axes: dict[str, Axis]
-    rounds: int  # after the coarse one
+    @property
+    def kind(self) -> type[Dense] | type[Grid]:
+        """What its settings are; without arguments, the default."""
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """The parameters that the coarse search goes over."""
+
+    @property
+    def rounds(self) -> int:
+        """Searches after the coarse one."""
 
     def coarse(self) -> list[Candidate]:
         """The settings to begin with."""
@@ -105,22 +113,25 @@ class DenseSpace:
 
     """
 
-    kind: ClassVar[type[Dense]] = Dense
+    kind = Dense
 
     def __init__(self, diagonal: float, iterations: Sequence[int], normalization: str, spatial: bool) -> None:
         self.iterations, self.normalization = sorted(set(iterations)), normalization
         self.axes = {
             "weight": Axis(1, 10, 5, 0.25),
-            "sxy": Axis(0.02 * diagonal, 0.15 * diagonal, 4, 1),
+            "sxy": Axis(0.02 * diagonal, 0.15 * diagonal, 4, 1.0),
             "srgb": Axis(3, 20, 5, 0.5),
         }
         self.smoothness = {"spatial_weight": Axis(1, 10, 4, 0.5), "spatial_sxy": Axis(1, 4, 3, 0.25)} if spatial else {}
         self.rounds = 3 if spatial else 2
 
     def coarse(self) -> list[Candidate]:
-        """All weights and bandwidths of the colour term, with all numbers of iterations; and the default, if it fits."""
-        values = product(*(axis.values for axis in self.axes.values()), self.iterations)
-        every = [Dense(*some, normalization=self.normalization, iterations=count) for *some, count in values]
+        """All of the colour term, with all numbers of iterations; and the default, where it is among those asked for."""
+        weights, near, alike = (axis.values for axis in self.axes.values())
+        every = [
+            Dense(weight, sxy, srgb, normalization=self.normalization, iterations=count)
+            for weight, sxy, srgb, count in product(weights, near, alike, self.iterations)
+        ]
         fits = Dense().normalization == self.normalization and Dense().iterations in self.iterations
         return [*every, Dense()] if fits else every
 
@@ -131,13 +142,13 @@ class DenseSpace:
         all weights.
         """
         if self.smoothness and number == 0:
-            names, axes = zip(*self.smoothness.items(), strict=True)
-            return [best._replace(**dict(zip(names, some, strict=True))) for some in product(*(a.values for a in axes))]
+            weights, near = (axis.values for axis in self.smoothness.values())
+            return [best._replace(spatial_weight=weight, spatial_sxy=sxy) for weight, sxy in product(weights, near)]
         parts = 2 ** (number if self.smoothness else number + 1)
         others = {**self.axes, **self.smoothness}
         weights = others.pop("weight").around(best.weight, parts)
-        moved = [
-            best._replace(**{name: value})
+        moved: list[Dense] = [
+            best._replace(**{name: value})  # type: ignore[arg-type]
             for name, axis in others.items()
             for value in axis.around(getattr(best, name), parts)
         ]
@@ -147,7 +158,7 @@ class DenseSpace:
 class GridSpace:
     """Weight and contrast of the grid CRF with 8 neighbours."""
 
-    kind: ClassVar[type[Grid]] = Grid
+    kind = Grid
     rounds = 2
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
@@ -89,7 +89,7 @@ class Counter:
         self.failed: dict[str, str] = {}
         self.reused = self.counted = 0
         self._kept = _read(path)
-        self._asked: dict[Image, set[Candidate]] = {}
+        self._asked: dict[str, set[Candidate]] = {}  # of this search, by image
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Counter:
@@ -141,7 +141,7 @@ class Counter:
     def _run(self, tasks: list[Task]) -> Iterator[tuple[Task, Found | Exception]]:
         if self._pool is None:
             for task in tasks:
-                yield task, _attempt(lambda task=task: _count(self.data, task))
+                yield task, _attempt(partial(_count, self.data, task))
             return
         futures = {self._pool.submit(_in_process, task): task for task in tasks}
         for future in as_completed(futures):
@@ -240,5 +240,3 @@ def _number(value: float) -> float | None:
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, (FileError, ValueError)) else f"{type(error).__name__}: {text}".rstrip(": ")
-
-

@@ -1,4 +1,4 @@
-"""The command line: ``densecrf refine`` and ``densecrf info``."""
+"""The command line: ``densecrf refine``, ``densecrf tune`` and ``densecrf info``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import densecrf
-from densecrf import _jobs, _native
+from densecrf import _jobs, _native, _tune_command, params
 from densecrf._options import EXAMPLES, PRESETS, input_options, model_options, run_options
 from densecrf.images import FileError
+from densecrf.presets import Preset
 
 INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells report it
 
@@ -80,7 +81,7 @@ def _source(options: dict[str, Any]) -> _jobs.Source:
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the engine that all images share."""
-    preset = PRESETS[options["preset"]]
+    preset = _preset(options)
     kernels = [_changed(kernel, options) for kernel in preset.kernels]
     iterations = preset.iterations if options["iterations"] is None else options["iterations"]
     return {
@@ -90,6 +91,18 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
         "normalization": options["normalization"] or preset.normalization,
         "num_threads": options["threads"],
     }
+
+
+def _preset(options: dict[str, Any]) -> Preset:
+    """What the single options change."""
+    if options["params"] is None:
+        return PRESETS[options["preset"] or "default"]
+    if options["preset"]:
+        raise click.UsageError("--params and --preset exclude each other.")
+    try:
+        return params.load(options["params"]).dense
+    except FileError as error:
+        raise click.UsageError(f"--params: {error}") from error
 
 
 def _changed(kernel: Any, options: dict[str, Any]) -> Any:
@@ -187,6 +200,9 @@ def _summary(done: _jobs.Done, job: _jobs.Job) -> str:
         f"{job.image}: {width} x {height}, {done.num_labels} labels, {done.changed:.2%} of labels changed, "
         f"{done.seconds:.2f} s\nwrote {', '.join(str(job.folder / name) for name in done.written)}"
     )
+
+
+cli.add_command(_tune_command.command)
 
 
 @cli.command()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 
@@ -133,7 +134,7 @@ def search(
     failed: dict[str, str] = {}
     known = _look(data, names, failed, progress)
     reach = diagonal(image.size for image in known)
-    space = GridSpace() if model == "grid" else DenseSpace(reach, steps, normalization, spatial)
+    space: Space = GridSpace() if model == "grid" else DenseSpace(reach, steps, normalization, spatial)
     choice = Choice(space, figure, _halves([image.name for image in known], rng))
     with Counter(data, _made(folder) / COUNTS, _native.threads(jobs)) as counter:
         for number in range(space.rounds + 1):
@@ -162,9 +163,9 @@ class Choice:
 
     """
 
-    def __init__(self, space: Space, figure: str, halves: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, space: Space, figure: str, halves: Mapping[str, list[str]]) -> None:
         self.space, self.figure = space, figure
-        self.halves = {**{part: list(names) for part, names in halves.items()}, "all": sorted(sum(halves.values(), []))}
+        self.halves = {**halves, "all": sorted(chain(*halves.values()))}
         self.tried: dict[str, set[Candidate]] = {part: set() for part in self.halves}
         self.found: dict[str, Found] = {}
         self._values: dict[tuple[str, Candidate], float] = {}
@@ -187,10 +188,12 @@ class Choice:
 
         """
         self.found = dict(sorted(found.items()))
-        self.halves = {part: [name for name in names if name in found] for part, names in self.halves.items()}
-        if not all(self.halves.values()):
+        left = {part: [name for name in names if name in found] for part, names in self.halves.items()}
+        if not all(left.values()):
             raise FileError("too few images are left to part them into halves")
-        self._values.clear()
+        if left != self.halves:
+            self._values.clear()
+        self.halves = left
 
     def value(self, part: str, candidate: Candidate) -> float:
         """The objective of a setting on the images of a part, in percent."""
