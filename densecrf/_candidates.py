@@ -126,7 +126,7 @@ class DenseSpace:
         self.rounds = 3 if spatial else 2
 
     def coarse(self) -> list[Candidate]:
-        """All of the colour term, with all numbers of iterations; and the default, where it is among those asked for."""
+        """All of the colour term, with all numbers of iterations; and the default, where it belongs to them."""
         weights, near, alike = (axis.values for axis in self.axes.values())
         every = [
             Dense(weight, sxy, srgb, normalization=self.normalization, iterations=count)
