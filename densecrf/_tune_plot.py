@@ -18,14 +18,14 @@ NAMES = {
     "srgb": "srgb, of 255",
     "contrast": "contrast",
 }
-WORSE = "0.85"  # grey: no better than the scores by themselves
+LEGEND = "tiles: coarse search, circles: finer, star: chosen, grey: no better than the scores alone"
+WORSE = "0.85"
 
 
 def draw(file: BinaryIO, tuning: Tuning) -> None:
     """Write a PNG: for each pair of searched parameters, the best objective over all others.
 
-    Tiles are the coarse search, circles the finer ones, the star is the chosen setting. Colours begin at the
-    objective of the scores by themselves.
+    Colours begin at the objective of the scores alone.
     """
     _extras.need("evaluate", "matplotlib")
     figures = _extras.need("evaluate", "matplotlib.figure")
@@ -40,6 +40,7 @@ def draw(file: BinaryIO, tuning: Tuning) -> None:
     bar = figure.colorbar(shown, ax=list(axes), extend="min", label=f"{tuning.objective} on all images, percent")
     bar.ax.axhline(least, color="black")
     figure.suptitle(_title(tuning), fontsize=11)
+    figure.supxlabel(LEGEND, fontsize=9, color="0.3")
     figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
 
 
@@ -64,11 +65,11 @@ def _panel(ax: Any, tuning: Tuning, pair: tuple[str, str], limits: dict[str, flo
     coarse = {(x, y) for x in across.values for y in up.values}
     finer = {where: value for where, value in best.items() if where not in coarse}
     if finer:
-        ax.scatter(*zip(*finer, strict=True), c=list(finer.values()), cmap=colours, edgecolors="white", s=45, **limits)
+        ax.scatter(*zip(*finer, strict=True), c=list(finer.values()), cmap=colours, edgecolors="white", s=30, **limits)
     chosen = tuning.best["all"]
-    ax.plot(getattr(chosen, pair[0]), getattr(chosen, pair[1]), "*", color="red", mec="white", ms=17, label="chosen")
-    for y, line in zip(up.values, tiles, strict=True):
-        for x, value in zip(across.values, line, strict=True):
+    ax.plot(getattr(chosen, pair[0]), getattr(chosen, pair[1]), "*", color="red", mec="white", ms=16)
+    for y, line in zip(_edges(up), tiles, strict=False):
+        for x, value in zip(_edges(across), line, strict=False):
             _number(ax, x, y, value, limits)
     _ticks(ax.xaxis, across.values)
     _ticks(ax.yaxis, up.values)
@@ -84,10 +85,10 @@ def _edges(axis: Axis) -> list[float]:
 
 
 def _number(ax: Any, x: float, y: float, value: float, limits: dict[str, float]) -> None:
+    """Write a tile's objective into its lower left corner, where the fewest circles are."""
     share = (value - limits["vmin"]) / (limits["vmax"] - limits["vmin"])
     colour = "black" if share > 0.6 or share < 0 else "white"
-    place = {"xytext": (0, -11), "textcoords": "offset points", "ha": "center", "va": "center"}
-    ax.annotate(f"{value:.2f}", (x, y), color=colour, fontsize=8, **place)
+    ax.annotate(f"{value:.2f}", (x, y), (4, 4), textcoords="offset points", color=colour, fontsize=8)
 
 
 def _ticks(axis: Any, values: Sequence[float]) -> None:
