@@ -7,6 +7,7 @@ import signal
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
@@ -160,6 +161,8 @@ class Counter:
 def _attempt(get: Callable[[], Found]) -> Found | Exception:
     try:
         return get()
+    except BrokenProcessPool:  # says nothing of the image: the others would fail, too
+        raise
     except Exception as error:
         return error
 

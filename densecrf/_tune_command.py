@@ -7,6 +7,7 @@ import io
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,7 +86,7 @@ def command(folder: str, output: str, quiet: bool, debug: bool, **options: Any) 
             progress("bootstrap", 0, 1)
             text = _text(found, output)
         _write(Path(output), found, options)
-    except (FileError, ValueError, ImportError) as error:
+    except (FileError, ValueError, ImportError, BrokenProcessPool) as error:
         if debug:
             console.print(traceback.format_exc().rstrip())
         console.print(f"densecrf: error: {error}")

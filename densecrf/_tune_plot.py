@@ -67,10 +67,11 @@ def _panel(ax: Any, tuning: Tuning, pair: tuple[str, str], limits: dict[str, flo
     if finer:
         ax.scatter(*zip(*finer, strict=True), c=list(finer.values()), cmap=colours, edgecolors="white", s=30, **limits)
     chosen = tuning.best["all"]
-    ax.plot(getattr(chosen, pair[0]), getattr(chosen, pair[1]), "*", color="red", mec="white", ms=16)
-    for y, line in zip(_edges(up), tiles, strict=False):
+    ax.plot(getattr(chosen, pair[0]), getattr(chosen, pair[1]), "*", color="red", mec="white", ms=16, zorder=4)
+    for y, line in zip(_edges(up), tiles, strict=False):  # into the lower left corners, where the fewest circles are
         for x, value in zip(_edges(across), line, strict=False):
-            _number(ax, x, y, value, limits)
+            box = {"facecolor": "white", "alpha": 0.5, "linewidth": 0, "pad": 1}
+            ax.annotate(f"{value:.2f}", (x, y), (4, 4), textcoords="offset points", fontsize=8, bbox=box)
     _ticks(ax.xaxis, across.values)
     _ticks(ax.yaxis, up.values)
     return shown
@@ -82,13 +83,6 @@ def _edges(axis: Axis) -> list[float]:
     inner = [float(np.sqrt(a * b)) for a, b in zip(values, values[1:], strict=False)]
     half = axis.ratio**0.5
     return [values[0] / half, *inner, values[-1] * half]
-
-
-def _number(ax: Any, x: float, y: float, value: float, limits: dict[str, float]) -> None:
-    """Write a tile's objective into its lower left corner, where the fewest circles are."""
-    share = (value - limits["vmin"]) / (limits["vmax"] - limits["vmin"])
-    colour = "black" if share > 0.6 or share < 0 else "white"
-    ax.annotate(f"{value:.2f}", (x, y), (4, 4), textcoords="offset points", color=colour, fontsize=8)
 
 
 def _ticks(axis: Any, values: Sequence[float]) -> None:

@@ -133,16 +133,22 @@ def search(
 
     failed: dict[str, str] = {}
     known = _look(data, names, failed, progress)
+    if np.isnan(metrics.summary([image.unary for image in known])[figure]):
+        raise FileError(f"{data.folder}: no image has known pixels that count for {figure!r}")
     reach = diagonal(image.size for image in known)
     space: Space = GridSpace() if model == "grid" else DenseSpace(reach, steps, normalization, spatial)
     choice = Choice(space, figure, _halves([image.name for image in known], rng))
     with Counter(data, _made(folder) / COUNTS, _native.threads(jobs)) as counter:
         for number in range(space.rounds + 1):
             title = f"finer search {number} of {space.rounds}" if number else "coarse search"
-            choice.learn(counter.count(known, choice.wanted(number), partial(progress, title)))
+            found = counter.count(known, choice.wanted(number), partial(progress, title))
+            known = [image for image in known if image.name in found]
+            if len(known) < 2:
+                raise FileError(f"only {len(known)} images are left ({next(iter(counter.failed.values()))})")
+            choice.learn(found)
     failed.update(counter.failed)
     counts = {
-        "unary": [image.unary for image in known if image.name in choice.found],
+        "unary": [image.unary for image in known],
         "default": [found[space.kind()] for found in choice.found.values()],
         "tuned": choice.held_out(),
     }
@@ -190,7 +196,7 @@ class Choice:
         self.found = dict(sorted(found.items()))
         left = {part: [name for name in names if name in found] for part, names in self.halves.items()}
         if not all(left.values()):
-            raise FileError("too few images are left to part them into halves")
+            raise FileError("all images of one half failed")
         if left != self.halves:
             self._values.clear()
         self.halves = left

@@ -233,7 +233,7 @@ def test_images_that_fail_on_the_way_are_left_out():
     choice.learn({name: {each: right(20) for each in wanted} for name in "bc"})
     assert choice.halves == {"A": ["b"], "B": ["c"], "all": ["b", "c"]}
     assert choice.value("all", Grid(0.0, 1)) == 20
-    with pytest.raises(FileError, match="too few images"):
+    with pytest.raises(FileError, match="all images of one half failed"):
         choice.learn({"b": choice.found["b"]})
 
 
@@ -384,6 +384,10 @@ def test_an_image_that_fails_on_the_way(folder, tmp_path, monkeypatch):
     assert result.exit_code == 1
     assert "MemoryError" in result.stderr and "best on all 3 images" in result.stdout
 
+    monkeypatch.setattr(_counting, "_count", lambda data, task: 1 // 0)
+    result = run(folder, "-o", tmp_path / "other")
+    assert result.exit_code == 1 and "only 0 images are left (ZeroDivisionError: " in result.stderr
+
 
 def test_errors(folder, tmp_path):
     out = tmp_path / "out"
@@ -394,6 +398,12 @@ def test_errors(folder, tmp_path):
         return result.stderr
 
     assert "needs 2 images that can be read, has 0" in error(folder, "-o", out, "--void", 9)
+    smooth = make(tmp_path / "smooth")
+    for name in "ab":
+        Image.fromarray(np.ones((13, 22), np.uint8)).save(smooth / "labels" / f"{name}.png")
+    assert "no image has known pixels that count for 'within 4 px'" in error(
+        smooth, "-o", out, "--objective", "boundary"
+    )
     assert "images: no such folder" in error(tmp_path, "-o", out)
     assert "cannot write" in error(folder, "-o", folder / "labels" / "a.png")
     out.mkdir()
