@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 from test_datasets import broken, make
 
 import densecrf
-from densecrf import _candidates, _counting, grid, metrics, params, terms, tune
+from densecrf import _candidates, _counting, _tune_command, _tune_plot, grid, metrics, params, terms, tune
 from densecrf._candidates import Axis, Dense, DenseSpace, Grid, GridSpace
 from densecrf._counting import Counter
 from densecrf.cli import cli
@@ -40,7 +41,8 @@ class Small(DenseSpace):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Few settings, few resamples."""
+    """Few settings, few resamples, no picture."""
+    monkeypatch.setitem(_tune_command._FILES, "search.png", lambda file, found: file.write(b"picture"))
     monkeypatch.setattr(tune, "DenseSpace", Small)
     monkeypatch.setattr(metrics, "intervals", functools.partial(metrics.intervals, resamples=5))
 
@@ -267,6 +269,14 @@ def test_the_same_seed_gives_the_same_files(folder, tmp_path):
     assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
+def test_the_picture_is_the_same_again(folder, tmp_path):
+    found = tune.search(DataSet(folder), tmp_path / "out", jobs=1)
+    drawn = [io.BytesIO(), io.BytesIO()]
+    for file in drawn:
+        _tune_plot.draw(file, found)
+    assert drawn[0].getvalue() == drawn[1].getvalue()
+
+
 def test_nothing_is_counted_twice(folder, tmp_path, calls, monkeypatch):
     whole = tmp_path / "whole"
     assert run(folder, "-o", whole).exit_code == 0
@@ -332,7 +342,8 @@ def test_some_images_only(folder, tmp_path):
 # --- The command ---
 
 
-def test_files_and_words(folder, tmp_path):
+def test_files_and_words(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(_tune_command._FILES, "search.png", _tune_plot.draw)
     out = tmp_path / "out"
     result = run(folder, "-o", out, "--iterations", 3)
     assert result.exit_code == 0, result.output
