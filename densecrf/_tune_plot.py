@@ -65,7 +65,15 @@ def _panel(ax: Any, tuning: Tuning, pair: tuple[str, str], limits: dict[str, flo
     coarse = {(x, y) for x in across.values for y in up.values}
     finer = {where: value for where, value in best.items() if where not in coarse}
     if finer:
-        ax.scatter(*zip(*finer, strict=True), c=list(finer.values()), cmap=colours, edgecolors="white", s=30, **limits)
+        ax.scatter(
+            *zip(*finer, strict=True),
+            c=list(finer.values()),
+            cmap=colours,
+            edgecolors="black",
+            linewidths=0.6,
+            s=30,
+            **limits,
+        )
     chosen = tuning.best["all"]
     ax.plot(getattr(chosen, pair[0]), getattr(chosen, pair[1]), "*", color="red", mec="white", ms=16, zorder=4)
     for y, line in zip(_edges(up), tiles, strict=False):  # into the lower left corners, where the fewest circles are
