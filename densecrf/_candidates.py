@@ -126,11 +126,11 @@ class DenseSpace:
         self.rounds = 3 if spatial else 2
 
     def coarse(self) -> list[Candidate]:
-        """All of the colour term, with all numbers of iterations; and the default, where it belongs to them."""
+        """All of the colour term, with the fewest iterations; and the default, where it is among what is asked for."""
         weights, near, alike = (axis.values for axis in self.axes.values())
         every = [
-            Dense(weight, sxy, srgb, normalization=self.normalization, iterations=count)
-            for weight, sxy, srgb, count in product(weights, near, alike, self.iterations)
+            Dense(weight, sxy, srgb, normalization=self.normalization, iterations=self.iterations[0])
+            for weight, sxy, srgb in product(weights, near, alike)
         ]
         fits = Dense().normalization == self.normalization and Dense().iterations in self.iterations
         return [*every, Dense()] if fits else every
@@ -152,7 +152,8 @@ class DenseSpace:
             for name, axis in others.items()
             for value in axis.around(getattr(best, name), parts)
         ]
-        return sorted({each._replace(weight=weight) for each in moved for weight in weights})
+        counts = product(weights, self.iterations)
+        return sorted({each._replace(weight=weight, iterations=n) for weight, n in counts for each in moved})
 
 
 class GridSpace:

@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from densecrf import _tune_plot, images, params, tune
+from densecrf import _extras, _tune_plot, images, params, tune
 from densecrf._options import NORMALIZATIONS, dataset_options
 from densecrf.datasets import DataSet
 from densecrf.images import FileError
@@ -79,6 +79,7 @@ def command(folder: str, output: str, quiet: bool, debug: bool, **options: Any) 
     """
     console = Console(stderr=True, soft_wrap=True, markup=False, highlight=False, emoji=False)
     try:
+        _extras.need("evaluate", "matplotlib.figure")  # for the picture: miss it now, not after an hour
         given = {name: options.pop(name) for name in ("void", "probs", "key", "stride")}
         data = DataSet(folder, **given)
         with _progress(console, quiet) as progress:
