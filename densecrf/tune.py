@@ -139,13 +139,7 @@ def search(
     space: Space = GridSpace() if model == "grid" else DenseSpace(reach, steps, normalization, spatial)
     choice = Choice(space, figure, _halves([image.name for image in known], rng))
     with Counter(data, _made(folder) / COUNTS, _native.threads(jobs)) as counter:
-        for number in range(space.rounds + 1):
-            title = f"finer search {number} of {space.rounds}" if number else "coarse search"
-            found = counter.count(known, choice.wanted(number), partial(progress, title))
-            known = [image for image in known if image.name in found]
-            if len(known) < 2:
-                raise FileError(f"only {len(known)} images are left ({next(iter(counter.failed.values()))})")
-            choice.learn(found)
+        known = _rounds(choice, counter, known, progress)
     failed.update(counter.failed)
     counts = {
         "unary": [image.unary for image in known],
@@ -241,9 +235,21 @@ def _look(data: DataSet, names: Sequence[str], failed: dict[str, str], progress:
         except FileError as error:
             failed[name] = str(error)
     if len(known) < 2:
-        first = next(iter(failed.values()), None)
-        raise FileError(f"{data.folder}: needs 2 images that can be read, has {len(known)}{first and f' ({first})'}")
+        why = f" ({next(iter(failed.values()))})" if failed else ""
+        raise FileError(f"{data.folder}: needs 2 images that can be read, has {len(known)}{why}")
     return known
+
+
+def _rounds(choice: Choice, counter: Counter, images: list[Image], progress: Progress) -> list[Image]:
+    """Search; gives the images that did not fail."""
+    for number in range(choice.space.rounds + 1):
+        title = f"finer search {number} of {choice.space.rounds}" if number else "coarse search"
+        found = counter.count(images, choice.wanted(number), partial(progress, title))
+        images = [image for image in images if image.name in found]
+        if len(images) < 2:
+            raise FileError(f"only {len(images)} images are left ({next(iter(counter.failed.values()))})")
+        choice.learn(found)
+    return images
 
 
 def _halves(names: Sequence[str], rng: np.random.Generator) -> dict[str, list[str]]:

@@ -409,6 +409,7 @@ def test_errors(folder, tmp_path):
         return result.stderr
 
     assert "needs 2 images that can be read, has 0" in error(folder, "-o", out, "--void", 9)
+    assert error(make(tmp_path / "one", names="a"), "-o", out).endswith("needs 2 images that can be read, has 1\n")
     smooth = make(tmp_path / "smooth")
     for name in "ab":
         Image.fromarray(np.ones((13, 22), np.uint8)).save(smooth / "labels" / f"{name}.png")
