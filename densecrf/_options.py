@@ -18,7 +18,8 @@ PRESETS = {
 METHODS = ["tuned", "classic", "exact"]
 NORMALIZATIONS = ["symmetric", "after", "before", "none"]
 
-PRESET_HELP = "Setting to begin with; the options below change it."
+PRESET_HELP = "Setting to begin with; the options below change it.  [default: default]"
+PARAMS_HELP = "Setting to begin with, as densecrf tune writes it; instead of --preset."
 METHOD_HELP = "tuned (default): near the exact answer; classic: pydensecrf's numbers; exact: small images only."
 NORMALIZATION_HELP = "Of the Gaussian sums.  [default: symmetric]"
 
@@ -79,7 +80,8 @@ input_options = _together(
 )
 
 model_options = _together(
-    click.option("--preset", type=click.Choice(list(PRESETS)), default="default", help=PRESET_HELP),
+    click.option("--preset", type=click.Choice(list(PRESETS)), help=PRESET_HELP),
+    click.option("--params", metavar="FILE", help=PARAMS_HELP),
     _number("--sxy", "Reach of the colour term, in pixels.  [default: 50]"),
     _number("--srgb", "Colour difference that counts as an edge, of 255.  [default: 4]"),
     _number("--weight", "Weight of the colour term, 0 for none.  [default: 5]"),

@@ -17,10 +17,11 @@ import numpy as np
 import PIL
 
 import densecrf
-from densecrf import _console, _jobs, _native
+from densecrf import _console, _jobs, _native, _tune_command, params
 from densecrf._evaluate_command import evaluate
 from densecrf._options import EXAMPLES, PRESETS, input_options, model_options, run_options
 from densecrf.images import FileError
+from densecrf.presets import Preset
 
 TERMINATED = 143  # 128 + the signal, as shells report it
 
@@ -35,6 +36,7 @@ def cli() -> None:
 
 
 cli.add_command(evaluate)
+cli.add_command(_tune_command.tune)
 
 
 @cli.command(epilog=EXAMPLES, short_help="Refine the segmentation of one photo or many.")
@@ -81,7 +83,7 @@ def _source(options: dict[str, Any]) -> _jobs.Source:
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the engine that all images share."""
-    preset = PRESETS[options["preset"]]
+    preset = _preset(options)
     kernels = [_changed(kernel, options) for kernel in preset.kernels]
     iterations = preset.iterations if options["iterations"] is None else options["iterations"]
     return {
@@ -91,6 +93,18 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
         "normalization": options["normalization"] or preset.normalization,
         "num_threads": options["threads"],
     }
+
+
+def _preset(options: dict[str, Any]) -> Preset:
+    """What the single options change."""
+    if options["params"] is None:
+        return PRESETS[options["preset"] or "default"]
+    if options["preset"]:
+        raise click.UsageError("--params and --preset exclude each other.")
+    try:
+        return params.load(options["params"]).dense
+    except FileError as error:
+        raise click.UsageError(f"--params: {error}") from error
 
 
 def _changed(kernel: Any, options: dict[str, Any]) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -139,6 +140,14 @@ class DenseCRF:
         q, done, energy = run(self._ready(), values, sign, weights, compatibility, options)
         shaped = q.reshape(-1, *self.shape).astype(self.out_dtype, copy=False)
         return Result(shaped, done, energy)
+
+    def reweighted(self, weights: Sequence[Any]) -> DenseCRF:
+        """The same CRF, on the same lattices, with other weights of its kernels, one for each."""
+        self._ready()
+        other = copy.copy(self)
+        pairs: Any = zip(self.kernels, weights, strict=True)
+        other.kernels = tuple(replace(kernel, weight=weight) for kernel, weight in pairs)
+        return other
 
     def _weights(self, num_labels: int) -> tuple[Any, list[Any]]:
         mu = _checks.weight("compatibility", self.compatibility, num_labels)
