@@ -30,6 +30,7 @@ STYLE = {
     "lines.markersize": 4.5,
     "legend.frameon": False,
     "legend.fontsize": 8,
+    "legend.title_fontsize": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
 }
@@ -58,6 +59,8 @@ AXES = {
     "srgb": "bilateral bandwidth of colours (of 255)",
     "threads": "threads",
 }
+FEW_DECADES = 1.7
+GUIDES = {"size": 1, "labels": 1, "iterations": 1, "threads": -1}  # powers of the axis that time may go with
 
 
 def look(name: str) -> dict[str, Any]:
@@ -77,13 +80,13 @@ def plain_log(axis: Any, values: Any = None) -> None:
     axis.set_minor_locator(ticker.NullLocator())
 
 
-def legend_below(figure: Any, axes: Any) -> None:
+def legend_below(figure: Any, axes: Any, title: str | None = None) -> None:
     """One legend of all panels."""
     found = {}
     for panel in np.ravel(axes):
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(4, len(found)))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(4, len(found)), title=title)
 
 
 def scaling(result: dict[str, Any]) -> Any:
@@ -99,11 +102,12 @@ def scaling(result: dict[str, Any]) -> Any:
             middle, low, high = (np.array([t[k] for t in times]) for k in ("median", "low", "high"))
             panel.errorbar(at, middle, (middle - low, high - middle), label=name, elinewidth=0.8, **look(name))
         panel.set(xscale="log", yscale="log", xlabel=AXES[axis], ylabel="seconds per image")
-        guide(panel, lines, -1 if axis == "threads" else 1)
+        if axis in GUIDES:
+            guide(panel, lines, GUIDES[axis])
         values = [line["value"] for line in lines]
-        plain_log(panel.xaxis, decades(values) if axis == "size" else values)
-        plain_log(panel.yaxis, decades(panel.get_ylim()))
-    legend_below(figure, panels)
+        plain_log(panel.xaxis, steps(values) if axis == "size" else values)
+        plain_log(panel.yaxis, steps(panel.get_ylim()))
+    legend_below(figure, panels, "one thread unless said; medians and quartiles")
     return figure
 
 
@@ -117,10 +121,11 @@ def guide(panel: Any, lines: list[dict[str, Any]], power: int) -> None:
     panel.set_ylim(limits)
 
 
-def decades(values: Any) -> list[float]:
-    """Powers of ten that span the values."""
-    low, high = np.floor(np.log10(min(values))), np.ceil(np.log10(max(values)))
-    return [float(f"1e{power:.0f}") for power in np.arange(low, high + 1)]
+def steps(values: Any) -> list[float]:
+    """Powers of ten that span the values, and where these are few, twice and five times them."""
+    low, high = np.log10(min(values)), np.log10(max(values))
+    between = (1,) if high - low > FEW_DECADES else (1, 2, 5)
+    return [n * 10.0**power for power in np.arange(np.floor(low), np.ceil(high) + 1) for n in between]
 
 
 def frontier(result: dict[str, Any]) -> Any:
@@ -142,7 +147,8 @@ def frontier(result: dict[str, Any]) -> Any:
             size = row["method"].split()[1]
             panel.annotate(size, where, xytext=(4, 4), textcoords="offset points", fontsize=8, color="0.3")
         panel.set(xscale="log", yscale="log", title=f"{T} iterations", xlabel="milliseconds per crop, one thread")
-        plain_log(panel.xaxis, decades(panel.get_xlim()))
+        plain_log(panel.xaxis, steps(panel.get_xlim()))
+        plain_log(panel.yaxis, steps(panel.get_ylim()))
     np.ravel(panels)[0].set_ylabel("distance from the exact mean field\nmean over pixels of sum over labels of |dQ|")
     legend_below(figure, panels)
     return figure
@@ -161,7 +167,7 @@ def memory(result: dict[str, Any]) -> Any:
             panel.plot(*zip(*found, strict=True), label=name, **look(name))
         panel.set(xscale="log", yscale="log", xlabel=AXES[axis])
         plain_log(panel.xaxis, [float(f"{x:.2g}") for x in at])
-        plain_log(panel.yaxis, decades(panel.get_ylim()))
+        plain_log(panel.yaxis, steps(panel.get_ylim()))
     panels[0].set_ylabel("memory that a call adds at its peak (MB)")
     legend_below(figure, panels)
     return figure

@@ -1,6 +1,6 @@
 """Time against image size, labels, iterations, bandwidths and threads, one at a time.
 
-    python -m benchmarks scaling [--axes size labels ...] [--rounds 7] [--short]
+    python -m benchmarks scaling [--axes size labels ...] [--rounds 5] [--short]
 
 The base is a photograph of 500 x 375 pixels with 21 labels, 5 iterations and the default setting; along each axis one
 of these changes. Before a case is timed, everyone is checked on a corner of it: against the exact answer, or against
@@ -99,18 +99,18 @@ def measure(axis: str, values: Sequence[float], base: Case, limits: Limits) -> l
     lines: list[dict[str, Any]] = []
     expected: dict[str, float] = {}  # seconds of the next case
     for value, after in zip(values, [*values[1:], None], strict=True):
-        at = None
-        if fits(axis, value, base):
-            at = point(axis, value, base)
-        if at is None:
+        if not fits(axis, value, base):
             print(f"{axis} {value:g}: left out, too large for the memory of this machine", flush=True)
             break
+        at = point(axis, value, base)
         contenders.check(at.problem)
         runs = {
             name: partial(run, at.problem)
             for name, run in runs_of(axis, at).items()
             if expected.get(name, 0) <= limits.limit
         }
+        if not runs:
+            break
         seconds = interleaved(runs, limits.rounds, budget=limits.budget)
         found = {name: spread(times) for name, times in seconds.items()}
         lines.append({"value": value, "M/N": lattice_ratio(at.problem), "seconds": found})
@@ -152,8 +152,8 @@ def limits_of(options: argparse.Namespace) -> Limits:
 def main(arguments: list[str]) -> None:
     parser = common.measuring("scaling", __doc__)
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--budget", type=float, default=4.0, help="seconds of a contender in a case [4]")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds of a contender in a case [3]")
     parser.add_argument("--limit", type=float, default=20.0, help="seconds of a call [20]")
     options = parser.parse_args(arguments)
     left_out = contenders.say_who_is_left_out()
