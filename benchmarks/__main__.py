@@ -35,6 +35,9 @@ def main(arguments: list[str]) -> int:
         return 2 if name else 0
     try:
         return int(import_module(f"benchmarks.{name}").main(others) or 0)
+    except ImportError as error:
+        print(f"{name}: error: {error}; see benchmarks/README.md", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -206,6 +206,9 @@ def unary_of(case: Case) -> Array:
 SETS: dict[str, dict[str, Any]] = {"camvid_val": {"void": [11], "stride": 8}, "msrc": {"void": [255], "stride": 8}}
 
 
+TEXTONBOOST = "unary_prob.npz"
+
+
 def textonboost(folder: Path) -> list[Sample]:
     """The image of Krähenbühl & Koltun (2011) with TextonBoost's probabilities, and with their softmax.
 
@@ -215,9 +218,9 @@ def textonboost(folder: Path) -> list[Sample]:
     image = np.asarray(Image.open(folder / "image.png").convert("RGB"))
     labels = np.asarray(Image.open(folder / "label.png")).astype(np.int32)
     truth = np.where(labels == 255, VOID, labels)
-    with np.load(folder / "unary_prob.npz") as file:
+    with np.load(folder / TEXTONBOOST) as file:
         probs = np.moveaxis(file["prob"].astype(np.float32), -1, 0)
-    found = {"probabilities": -unary.from_probs(probs / probs.sum(axis=0)), "softmax of probabilities": probs}
+    found = {"probabilities": -unary.from_probs(probs / probs.sum(axis=0)), "softmax": probs}
     return [Sample(name, image, np.ascontiguousarray(logits), truth) for name, logits in found.items()]
 
 

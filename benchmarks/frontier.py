@@ -91,6 +91,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--crops", type=int, help="only so many crops")
     options = parser.parse_args(arguments)
+    environment = figures.environment()
     left_out = [name for name in contenders.say_who_is_left_out() if name == "pydensecrf"]
     if find_spec("torch"):
         import torch
@@ -104,5 +105,5 @@ def main(arguments: list[str]) -> None:
         if i == 0:
             contenders.check(Problem(photo.image, unary.from_logits(photo.logits), SETTINGS[SETTING], 5))
         rows += measure(photo, options)
-    stamp = {"environment": figures.environment(), "left_out": left_out, "threads": 1, "setting": SETTING}
+    stamp = {"environment": environment, "left_out": left_out, "threads": 1, "setting": SETTING}
     figures.save(common.folder(options), "frontier", {**stamp, "means": means(rows), "rows": rows})

@@ -1,4 +1,4 @@
-"""All that only a GPU shows, in one run of less than eight minutes, offline:
+"""All that only a GPU shows, in one run of less than eight minutes, offline.
 
     python -m benchmarks gpu_check [--out FILE]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -20,12 +19,16 @@ from benchmarks import common, contenders, figures
 from benchmarks.contenders import SETTINGS, Problem, ours, theirs
 from benchmarks.data import Case, photographs, unary_of
 
-ENGINES = {"densecrf": partial(ours, threads=2), "pydensecrf": theirs, "grid CRF": contenders.grid}
+THREADS = 2  # of densecrf
+ENGINES = {"densecrf": partial(ours, threads=THREADS), "pydensecrf": theirs, "grid CRF": contenders.grid}
 TINY = Case(16, 16, 2, 1)
 BASE = Case(500, 375, 21, 5)
-SIZES = [BASE._replace(width=4 * n, height=3 * n) for n in (60, 125, 250, 500)]
-LABELS = [BASE._replace(labels=labels) for labels in (2, 5, 21, 64, 150)]
+AXES = {
+    "size": [BASE._replace(width=4 * n, height=3 * n) for n in (60, 125, 250, 500)],
+    "labels": [BASE._replace(labels=labels) for labels in (2, 5, 21, 64, 150)],
+}
 SHORT = Case(96, 72, 3, 2)
+SHORT_AXES = {"size": [SHORT, SHORT._replace(width=192)], "labels": [SHORT, SHORT._replace(labels=6)]}
 GRID_LABELS = 21  # graph cuts over more take minutes; their memory does not grow much
 
 
@@ -79,8 +82,7 @@ def main(arguments: list[str]) -> None:
         engine, setting, case = options.child
         print_added(engine, setting, Case(*json.loads(case)))
         return
-    left_out = contenders.say_who_is_left_out()
-    sizes, labels = ([SHORT], [SHORT._replace(labels=5)]) if options.short else (SIZES, LABELS)
-    rows = {"size": [row(case, "default") for case in sizes], "labels": [row(case, "default") for case in labels]}
-    stamp = {"environment": figures.environment(), "left_out": left_out, "threads": min(2, os.cpu_count() or 1)}
-    figures.save(common.folder(options), "memory", {**stamp, "rows": rows})
+    stamp = {"environment": figures.environment(), "left_out": contenders.say_who_is_left_out()}
+    axes = SHORT_AXES if options.short else AXES
+    rows = {axis: [row(case, "default") for case in cases] for axis, cases in axes.items()}
+    figures.save(common.folder(options), "memory", {**stamp, "threads": THREADS, "rows": rows})

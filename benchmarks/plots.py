@@ -86,6 +86,7 @@ def legend_below(figure: Any, axes: Any, title: str | None = None) -> None:
     for panel in np.ravel(axes):
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    found = dict(sorted(found.items(), key=lambda item: item[0].startswith("in ")))  # guides last
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(4, len(found)), title=title)
 
 
@@ -106,7 +107,7 @@ def scaling(result: dict[str, Any]) -> Any:
             guide(panel, lines, GUIDES[axis])
         values = [line["value"] for line in lines]
         plain_log(panel.xaxis, steps(values) if axis == "size" else values)
-        plain_log(panel.yaxis, steps(panel.get_ylim()))
+        at_least_a_decade(panel)
     legend_below(figure, panels, "one thread unless said; medians and quartiles")
     return figure
 
@@ -119,6 +120,14 @@ def guide(panel: Any, lines: list[dict[str, Any]], power: int) -> None:
     label = "in proportion" if power == 1 else "in inverse proportion"
     panel.plot(values, last * (values / values[-1]) ** power, "--", color="0.55", linewidth=1, label=label, zorder=1)
     panel.set_ylim(limits)
+
+
+def at_least_a_decade(panel: Any) -> None:
+    """A vertical axis that does not make much of small differences."""
+    low, high = panel.get_ylim()
+    middle, half = (low * high) ** 0.5, 10**0.5
+    panel.set_ylim(min(low, middle / half), max(high, middle * half))
+    plain_log(panel.yaxis, steps(panel.get_ylim()))
 
 
 def steps(values: Any) -> list[float]:
@@ -167,7 +176,7 @@ def memory(result: dict[str, Any]) -> Any:
             panel.plot(*zip(*found, strict=True), label=name, **look(name))
         panel.set(xscale="log", yscale="log", xlabel=AXES[axis])
         plain_log(panel.xaxis, [float(f"{x:.2g}") for x in at])
-        plain_log(panel.yaxis, steps(panel.get_ylim()))
+        at_least_a_decade(panel)
     panels[0].set_ylabel("memory that a call adds at its peak (MB)")
     legend_below(figure, panels)
     return figure
@@ -195,7 +204,7 @@ def quality(result: dict[str, Any]) -> Any:
     panels[1].set_yticks(range(len(HEADLINES)), HEADLINES)
     panels[1].grid(axis="y", visible=False)
     panels[1].invert_yaxis()
-    panels[1].set_xlabel("better than the network alone by (percentage points, 95 % intervals)")
+    panels[1].set_xlabel("gain over the network alone (percentage points, 95 % intervals)")
     figure.suptitle(f"{result['set']}, {len(result['images'])} images", fontsize=9)
     legend_below(figure, panels)
     return figure
@@ -211,7 +220,7 @@ def draw(results: Path, images: Path) -> list[str]:
     with plt.rc_context(STYLE), Outputs(images) as outputs:
         for name, plot in plots.items():
             result = figures.load(results, name)
-            if result is None or (plot is quality and not result["intervals"]):
+            if result is None or (plot is quality and not result["intervals"]):  # of a single image
                 continue
             figure = plot(result)
             with outputs.open(f"{name}.png") as file:

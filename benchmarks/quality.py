@@ -18,7 +18,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,15 @@ def _problem(sample: Sample) -> Problem:
     return Problem(np.array(image), unary.from_logits(sample.logits), SETTINGS["default"], 5)
 
 
+def sets(folder: Path, options: argparse.Namespace, failed: list[str]) -> dict[str, Iterable[Sample]]:
+    """The photos of a folder by the name of their results."""
+    if (folder / data.TEXTONBOOST).exists():
+        return {f"{folder.name}-{sample.name}": [sample] for sample in data.textonboost(folder)}
+    return {folder.name: samples(folder, options, failed)}
+
+
 def samples(folder: Path, options: argparse.Namespace, failed: list[str]) -> Iterator[Sample]:
     """The photos that can be read; what cannot is noted."""
-    if (folder / "unary_prob.npz").exists():
-        yield from data.textonboost(folder)
-        return
     found = DataSet(folder, void=options.void, stride=options.stride)
     for name in track(found.names[: options.images], description=folder.name, disable=not sys.stderr.isatty()):
         try:
@@ -85,14 +89,14 @@ def samples(folder: Path, options: argparse.Namespace, failed: list[str]) -> Ite
             failed.append(str(error))
 
 
-def measure(folder: Path, options: argparse.Namespace, failed: list[str]) -> dict[str, Any]:
+def measure(photos: Iterable[Sample], options: argparse.Namespace) -> dict[str, Any]:
     """Counts and seconds of every method on every photo, and what they say."""
     runs = methods(options.threads, params.load(options.params) if options.params else None)
     counts: dict[str, list[metrics.Counts]] = {name: [] for name in runs}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     names: list[str] = []
     checked: dict[str, float] = {}
-    for sample in samples(folder, options, failed):
+    for sample in photos:
         checked = checked or contenders.check(_problem(sample))
         truth = metrics.Truth(sample.labels, len(sample.logits))
         names.append(sample.name)
@@ -101,20 +105,20 @@ def measure(folder: Path, options: argparse.Namespace, failed: list[str]) -> dic
             labels = run(sample)
             seconds[name].append(time.perf_counter() - start)
             counts[name].append(truth.count(labels))
-    if not names:
-        raise FileError(f"{folder}: none of the photos can be read")
-    each = (folder / "unary_prob.npz").exists()  # two unaries of one image: no mean, no intervals
     return {
         "images": names,
         "checked": checked,
-        "seconds": {name: spread(found) for name, found in seconds.items()},
-        "intervals": {} if each else metrics.intervals(counts, RESAMPLES[options.short]),
-        "figures": {name: metrics.summary(found) for name, found in counts.items()},
-        "each": {
-            name: [metrics.summary([counts[method][i]]) | {"method": method} for method in runs]
-            for i, name in enumerate(names if each else [])
-        },
+        "seconds": {name: spread(found) for name, found in seconds.items() if found},
+        "figures": {name: metrics.summary(found) for name, found in counts.items() if found},
+        "intervals": metrics.intervals(counts, RESAMPLES[options.short]) if len(names) > 1 else {},
     }
+
+
+def show(found: dict[str, Any]) -> None:
+    """A line for each method."""
+    for name, of in found["figures"].items():
+        rates = ", ".join(f"{figure} {of[figure]:.2f}" for figure in metrics.HEADLINES)
+        print(f"{name:22} {rates}, {found['seconds'][name]['median']:.3f} s", flush=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -128,19 +132,20 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if not options.folders and not options.short:
         parser.error("FOLDER: at least one must be named (without --short)")
-    left_out, failed = contenders.say_who_is_left_out(), []
+    stamp = {"environment": figures.environment(), "left_out": contenders.say_who_is_left_out()}
+    failed: list[str] = []
     with tempfile.TemporaryDirectory() as made:
         for folder in options.folders or [data.stand_in(Path(made) / "stand-in")]:
             try:
-                found = measure(folder, options, failed)
+                for name, photos in sets(folder, options, failed).items():
+                    found = measure(photos, options)
+                    if not found["images"]:
+                        continue  # none could be read
+                    about = {**stamp, "threads": options.threads, "set": name}
+                    figures.save(common.folder(options), f"quality-{name}", {**about, **found})
+                    show(found)
             except FileError as error:
                 failed.append(str(error))
-                continue
-            stamp = {"environment": figures.environment(), "left_out": left_out, "threads": options.threads}
-            figures.save(common.folder(options), f"quality-{folder.name}", {**stamp, "set": folder.name, **found})
-            for name, of in found["figures"].items():
-                rates = ", ".join(f"{figure} {of[figure]:.2f}" for figure in metrics.HEADLINES)
-                print(f"{name:22} {rates}, {found['seconds'][name]['median']:.3f} s", flush=True)
     for line in failed:
         print(f"quality: error: {line}", file=sys.stderr)
     return 1 if failed else 0

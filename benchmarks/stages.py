@@ -84,6 +84,7 @@ def main(arguments: list[str]) -> None:
     parser = common.measuring("stages", __doc__)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args(arguments)
+    environment = figures.environment()
     left_out = [name for name in contenders.say_who_is_left_out() if name == "pydensecrf"]
     case, rounds = (SHORT, 2) if options.short else (BASE, options.rounds)
     rows = [line for setting in SETTINGS for line in row(setting, case, rounds)]
@@ -95,5 +96,5 @@ def main(arguments: list[str]) -> None:
         passes = list(map(partial(backward, case=case, rounds=rounds), SETTINGS))
     else:
         left_out.append("torch layer")
-    stamp = {"environment": figures.environment(), "left_out": left_out, "case": case._asdict()}
+    stamp = {"environment": environment, "left_out": left_out, "case": case._asdict()}
     figures.save(common.folder(options), "stages", {**stamp, "rows": rows, "passes": passes})

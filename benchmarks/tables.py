@@ -20,6 +20,14 @@ from densecrf.metrics import HEADLINES
 
 PAGE = common.ROOT / "docs" / "comparison.md"
 Result = dict[str, Any]
+CASES = {
+    "size": "{:g} megapixels",
+    "labels": "{:g} labels",
+    "iterations": "T = {:g}",
+    "sxy": "sxy = {:g}",
+    "srgb": "srgb = {:g}",
+    "threads": "threads: {:g}",
+}
 FIGURES = (*HEADLINES, "within 4 px", "boundary F")
 
 
@@ -36,7 +44,8 @@ def stamp(result: Result) -> str:
     missing = f"; not installed: {', '.join(result['left_out'])}" if result["left_out"] else ""
     return (
         f"*{of['processor']}, {of['cores']} cores, {of['simd']}; densecrf {of['densecrf']}"
-        f" ({of['commit']}{changed}), Python {of['python']}, {packages}; {of['time'][:10]}{missing}.*"
+        f" ({of['commit']}{changed}), Python {of['python']}, {packages};"
+        f" load before {of['load']}, {of['time'][:10]}{missing}.*"
     )
 
 
@@ -52,33 +61,28 @@ def significant(value: float) -> str:
 
 
 def quality(result: Result) -> str:
-    """Figures of each method, intervals of the differences to the network alone."""
-    groups = result["each"] or {
-        f"{len(result['images'])} images": [{"method": name, **found} for name, found in result["figures"].items()]
-    }
-    head = ["", *(f"{name}, %" for name in FIGURES), "mIoU beyond the network's", "ms per image"]
+    """Figures of each method, and what it adds to the network alone."""
     rows = []
-    for group, lines in groups.items():
-        rows += [[f"**{group}**", *[""] * (len(head) - 1)]] if len(groups) > 1 else []
-        for line in lines:
-            name = line["method"]
-            found = result["intervals"].get(f"{name} - unary", {}).get("mIoU")
-            gain = f"{found[0]:+.2f} to {found[1]:+.2f}" if found else ""
-            rows.append(
-                [name, *(f"{line[figure]:.2f}" for figure in FIGURES), gain, milliseconds(result["seconds"][name])]
-            )
-    return table(head, rows)
+    for name, of in result["figures"].items():
+        interval = result["intervals"].get(f"{name} - unary", {}).get("mIoU")
+        gain = of["mIoU"] - result["figures"]["unary"]["mIoU"]
+        spread = f" ({interval[0]:+.2f} to {interval[1]:+.2f})" if interval else ""
+        beyond = "" if name == "unary" else f"{gain:+.2f}{spread}"
+        cells = [f"{of[figure]:.2f}" for figure in FIGURES]
+        rows.append([name, *cells, beyond, milliseconds(result["seconds"][name])])
+    images = f"{len(result['images'])} image{'s' * (len(result['images']) > 1)}"
+    return table([images, *(f"{name}, %" for name in FIGURES), "mIoU beyond unary's", "ms per image"], rows)
 
 
 def scaling(result: Result) -> str:
-    """A line for every case, a column for every contender."""
+    """A line for every case, a column for every contender; medians."""
     lines = [(axis, line) for axis, found in result["axes"].items() for line in found]
     names = list(dict.fromkeys(name for _, line in lines for name in line["seconds"]))
     rows = [
         [
-            f"{axis} {line['value']:g}",
+            CASES[axis].format(line["value"]),
             f"{line['M/N']:.2f}",
-            *(milliseconds(line["seconds"][name]) if name in line["seconds"] else "" for name in names),
+            *(significant(1e3 * line["seconds"][name]["median"]) if name in line["seconds"] else "" for name in names),
         ]
         for axis, line in lines
     ]
