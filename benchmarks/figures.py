@@ -13,7 +13,7 @@ from typing import Any
 import densecrf
 from benchmarks import common
 from densecrf import _native
-from densecrf.images import Outputs
+from densecrf.images import FileError, Outputs
 
 PACKAGES = ("numpy", "torch", "pydensecrf2", "SimpleCRF", "gco-wrapper", "PyMaxflow", "scikit-learn")
 
@@ -37,8 +37,11 @@ def environment() -> dict[str, Any]:
 
 def save(folder: Path, name: str, content: dict[str, Any]) -> None:
     """Write ``NAME.json``."""
-    with Outputs(folder) as outputs, outputs.open(f"{name}.json") as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+    try:
+        with Outputs(folder) as outputs, outputs.open(f"{name}.json") as file:
+            file.write((json.dumps(content, indent=1) + "\n").encode())
+    except FileError as error:
+        raise SystemExit(str(error)) from error
     print(f"wrote {folder / name}.json", flush=True)
 
 

@@ -8,8 +8,8 @@ refined by every method in turn; seconds are of one call on one thread (densecrf
 class accuracy and mIoU have bootstrap intervals over images, differences are on the same images. Writes
 ``quality-FOLDER.json``.
 
-"default" parameters were not chosen on these photos by this command; parameters of your own come from `densecrf tune`
-on other photos, as a file for --params.
+Nothing is tuned here: "default" is what `densecrf.refine` takes if not told otherwise, "standard" the setting of
+pydensecrf's README. A file of `densecrf tune`, made with other photos, is one more method (--params).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ AXES: dict[str, Sequence[float]] = {
     "iterations": (1, 2, 5, 10, 20),
     "sxy": (10, 20, 50, 80, 160),  # of the bilateral kernel
     "srgb": (3, 5, 8, 13, 20),
-    "threads": range(1, CORES + 1),
+    "threads": sorted({min(2**k, CORES) for k in range(8)}),
 }
 SHORT_AXES: dict[str, Sequence[float]] = {
     "size": (0.001, 0.004),

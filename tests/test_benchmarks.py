@@ -93,7 +93,7 @@ def test_plots_and_page(report):
     page = (report / "comparison.md").read_text()
     scaling = page.split("<!-- scaling -->")[1].split("<!-- end scaling -->")[0]
     assert "![scaling](images/scaling.png)" in scaling
-    assert "| iterations 4 |" in scaling
+    assert "| T = 4 |" in scaling
     assert "Not measured yet" in page.split("<!-- quality-msrc -->")[1]  # nothing but the stand-in was
 
 
