@@ -44,11 +44,11 @@ cuda:  ## the CUDA half on a machine without a GPU
 	.ci/cuda $(VENV)
 
 gpu-check:  ## all that only a GPU shows; PYTHON: one with torch for CUDA
-	$(PYTHON) benchmarks/gpu_check.py
+	$(PYTHON) -m benchmarks gpu_check
 
 bench:
-	$(BIN)/pip install -q -c constraints.txt ".[bench]"
-	$(BIN)/python benchmarks/compare_pydensecrf.py
+	$(BIN)/pip install -q -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks compare_pydensecrf
 
 ci:
 	.ci/run

@@ -1,6 +1,6 @@
 """How far from the exact mean field: densecrf "tuned" and "classic", and pydensecrf2, on real crops.
 
-    DENSECRF_DATA=... python benchmarks/accuracy.py --cache DIR [--pydensecrf-python PYTHON]
+    DENSECRF_DATA=... python -m benchmarks accuracy --cache DIR [--pydensecrf-python PYTHON]
 
 Truth is `densecrf.reference.mean_field` in float64, with both kernels dense. All crops take about 15 minutes
 of one core and 5 GB, so it is kept in the cache folder (under a name with a digest of image, logits and
@@ -17,7 +17,6 @@ The table goes to the terminal, everything to a JSON file.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import platform
@@ -29,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydensecrf_worker
-from data import Photo, crops
 from numpy.typing import NDArray
 
+from benchmarks import common, pydensecrf_worker
+from benchmarks.data import Photo, crops
 from densecrf import reference, unary
 
 Q_at = dict[int, NDArray[Any]]  # T -> Q [L, H, W]
@@ -196,18 +195,17 @@ def show(head: list[str], lines: list[list[str]]) -> None:
     Console(width=max(console.width, 60 + 40 * (len(head) - 3))).print(grid)
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Parse the command line, measure, print, write."""
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser = common.parser("accuracy", __doc__)
     parser.add_argument("--cache", type=Path, help="folder where exact results are kept")
     parser.add_argument("--exact-only", action="store_true", help="only fill the cache")
     names = ["tuned", "classic", "pydensecrf2"]
     parser.add_argument("--methods", nargs="+", default=names, choices=names)
     parser.add_argument("--crops", type=int, nargs="+", help="only these, by place in data.CROPS (0, 1, ...)")
     parser.add_argument("--pydensecrf-python", help="a Python with pydensecrf2, if this one has none")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "accuracy.json")
-    options = parser.parse_args()
+    parser.add_argument("--output", type=Path, default=common.RESULTS / "accuracy.json")
+    options = parser.parse_args(arguments)
 
     photos = (photo for n, photo in enumerate(crops()) if options.crops is None or n in options.crops)
     if options.exact_only:
@@ -221,7 +219,3 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     about = {"settings": SETTINGS, "numpy": np.__version__, "machine": platform.machine()}
     options.output.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
 """Time and memory of the torch layer's forward and backward pass beside the engine's forward.
 
-    pip install -c constraints.txt ".[torch]"
-    DENSECRF_DATA=... python benchmarks/bench_backward.py [--rounds 7] [--threads 2] [--output FILE]
+    pip install -c constraints.txt -e ".[torch]"
+    DENSECRF_DATA=... python -m benchmarks bench_backward [--rounds 7] [--threads 2] [--output FILE]
 
-500 x 375, L = 21, T = 5, on the photographs of compare_pydensecrf.py. Before anything is timed, the layer's result is
+500 x 375, L = 21, T = 5, on the photographs of `data.photographs`. Before anything is timed, the layer's result is
 checked against the engine's and the gradient of a random direction against a difference of two runs in float64. The
 engine (`densecrf.refine` with the same weights: lattice, normalisation, T updates), the layer's forward pass and its
 forward and backward pass are run in turn, round after round; the table has medians and the ratio to the engine. "kept"
@@ -17,7 +17,6 @@ import argparse
 import json
 import platform
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,14 +25,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare_pydensecrf import MAIN, SETTINGS, Case, interleaved, peak_resident, photographs, unary_of
 from torch import Tensor
 
 import densecrf
-from densecrf import Bilateral, Gaussian, _native
+from benchmarks import common, contenders
+from benchmarks.data import Case, photographs, unary_of
+from benchmarks.memory import BASE, peak_resident
+from benchmarks.timing import interleaved
+from densecrf import _native
 from densecrf.nn import DenseCRF
 
-SETTINGS = {**SETTINGS, "crf-as-rnn": (3, 3, 160, 3, 5)}  # its bandwidths and weights, in a DenseCRF
+SETTINGS = {**contenders.SETTINGS, "crf-as-rnn": (3, 3, 160, 3, 5)}  # its bandwidths and weights, in a DenseCRF
 PAUSE = 0.02  # seconds; threads that torch has used spin on for milliseconds and would slow the next run
 LEARNED: dict[str, dict[str, Any]] = {
     "scalar weights": {},
@@ -42,18 +44,13 @@ LEARNED: dict[str, dict[str, Any]] = {
 }
 
 
-def kernels_of(setting: str) -> list[densecrf.kernels.Kernel]:
-    sxy, weight, bilateral_sxy, srgb, bilateral_weight = SETTINGS[setting]
-    return [Gaussian(sxy, weight), Bilateral(bilateral_sxy, srgb, bilateral_weight)]
-
-
 def inputs(case: Case, image: np.ndarray) -> tuple[Tensor, Tensor]:
     """Logits and image as tensors."""
     return torch.from_numpy(-unary_of(case))[None], torch.from_numpy(image).permute(2, 0, 1)[None].float()
 
 
 def layer_of(case: Case, setting: str, learned: str) -> DenseCRF:
-    return DenseCRF(case.labels, kernels_of(setting), case.iterations, **LEARNED[learned])
+    return DenseCRF(case.labels, contenders.kernels(SETTINGS[setting]), case.iterations, **LEARNED[learned])
 
 
 def engine_of(layer: DenseCRF, threads: int) -> dict[str, Any]:
@@ -130,12 +127,8 @@ def kept_bytes(case: Case, setting: str, learned: str, image: np.ndarray) -> flo
 
 def peak(case: Case, setting: str, learned: str, threads: int) -> float:
     """MB that forward and backward pass add to a fresh process's peak."""
-    out = subprocess.run(
-        [sys.executable, __file__, "--peak", setting, learned, "--threads", str(threads)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    line = common.command("bench_backward", "--peak", setting, learned, "--threads", threads)
+    out = subprocess.run(line, cwd=common.ROOT, capture_output=True, text=True, check=True)
     return float(out.stdout)
 
 
@@ -201,17 +194,17 @@ def batch_row(case: Case, setting: str, rounds: int, height: int, width: int) ->
     return {"setting": setting, "size": [width, height], "ms": ms}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> None:
+    parser = common.parser("bench_backward", __doc__)
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--learned", nargs="+", choices=list(LEARNED), default=list(LEARNED))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    case = MAIN[0]
+    case = BASE
     if options.peak:
         print_peak(case, *options.peak)
         return
@@ -236,7 +229,3 @@ def main() -> None:
             json.dumps({"environment": stamp, "case": case._asdict(), "rows": rows, "batches": batches}, indent=1)
             + "\n"
         )
-
-
-if __name__ == "__main__":
-    main()

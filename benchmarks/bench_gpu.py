@@ -1,7 +1,7 @@
 """Device time of the CUDA backend, stage by stage and as a whole, beside plain PyTorch and the CPU engine.
 
-    DENSECRF_CUDA=1 pip install -c constraints.txt ".[torch]"
-    python benchmarks/bench_gpu.py [--rounds 30] [--output results/bench_gpu.json]
+    DENSECRF_CUDA=1 pip install -c constraints.txt -e ".[torch]"
+    python -m benchmarks bench_gpu [--rounds 30] [--output benchmarks/results/bench_gpu.json]
 
 Before a case is timed, Q is compared with the CPU engine's. Times are by events on the stream, medians of many runs
 after a warm-up, the contenders in turn, round after round; every run takes the next of several sets of inputs, which
@@ -13,7 +13,6 @@ a large copy reaches on the same card. Contenders: the engine on the CPU; the sa
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import re
@@ -27,16 +26,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch_baselines
-from compare_pydensecrf import SETTINGS, photographs
 from torch import Tensor
 
 import densecrf
-from densecrf import Bilateral, Gaussian
+from benchmarks import common, torch_baselines
+from benchmarks.contenders import SETTINGS, kernels
+from benchmarks.data import photographs
 from densecrf.nn import functional
 from densecrf.numerics import METHODS
 
 SETTING = "standard"
+KERNELS = kernels(SETTINGS[SETTING])
 CLOSE = 1e-4  # what Q may differ by from the CPU's
 SPARE = 2.0  # inputs of all sets, in sizes of the second-level cache
 
@@ -62,11 +62,6 @@ CASES = [
     Case(1, (128, 128, 128), 4, 5),
 ]
 SMALL = [Case(1, (24, 32), 3, 2), Case(2, (24, 32), 3, 2), Case(1, (6, 8, 10), 2, 1)]
-
-
-def kernels() -> list[densecrf.kernels.Kernel]:
-    sxy, weight, bilateral_sxy, srgb, bilateral_weight = SETTINGS[SETTING]
-    return [Gaussian(sxy, weight), Bilateral(bilateral_sxy, srgb, bilateral_weight)]
 
 
 def image_of(case: Case, which: int) -> np.ndarray:
@@ -147,8 +142,8 @@ def sets_of(case: Case, device: torch.device) -> list[tuple[Tensor, Tensor]]:
 def check(case: Case, device: torch.device) -> dict[str, float]:
     """Largest difference of Q to the CPU's, and labels that differ."""
     logits, image = inputs(case, 0, torch.device("cpu"))
-    wanted = functional.dense_crf(logits, image, kernels=kernels(), iterations=case.iterations).softmax(1)
-    there = functional.dense_crf(logits.to(device), image.to(device), kernels=kernels(), iterations=case.iterations)
+    wanted = functional.dense_crf(logits, image, kernels=KERNELS, iterations=case.iterations).softmax(1)
+    there = functional.dense_crf(logits.to(device), image.to(device), kernels=KERNELS, iterations=case.iterations)
     found = there.softmax(1).cpu()
     worst = float((found - wanted).abs().max())
     labels = int((found.argmax(1) != wanted.argmax(1)).sum())
@@ -158,7 +153,7 @@ def check(case: Case, device: torch.device) -> dict[str, float]:
 def terms_of(case: Case, image: Tensor) -> list[functional.Term]:
     logits = image.new_empty(case.images, case.labels, *case.shape)
     builder = functional.TermBuilder(logits, image, [], None, "symmetric", "tuned", None)
-    return builder.terms(kernels(), [{}, {}])
+    return builder.terms(KERNELS, [{}, {}])
 
 
 def plain_lattice(term: functional.Term) -> torch_baselines.Lattice:
@@ -170,7 +165,7 @@ def plain_lattice(term: functional.Term) -> torch_baselines.Lattice:
 def contenders(case: Case, device: torch.device) -> dict[str, Callable[[int], Any]]:
     """What is timed: name -> run."""
     sets = sets_of(case, device)
-    chosen = kernels()
+    chosen = KERNELS
     couplings = [torch.tensor(float(kernel.weight), device=device) for kernel in chosen]
     terms = [terms_of(case, image) for _, image in sets]
     how = {"kernels": chosen, "iterations": case.iterations}
@@ -222,7 +217,7 @@ def time_case(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
         times["engine on the CPU"] = {
             "ms": median(
                 milliseconds(
-                    lambda: functional.dense_crf(logits, image, kernels=kernels(), iterations=case.iterations),
+                    lambda: functional.dense_crf(logits, image, kernels=KERNELS, iterations=case.iterations),
                     torch.device("cpu"),
                 )
                 for _ in range(3)
@@ -267,7 +262,7 @@ def stages(case: Case, device: torch.device, copy: float) -> dict[str, dict[str,
 
     sets = sets_of(case, device)
     terms = [terms_of(case, image) for _, image in sets]
-    couplings = [torch.tensor(float(kernel.weight), device=device) for kernel in kernels()]
+    couplings = [torch.tensor(float(kernel.weight), device=device) for kernel in KERNELS]
     runs = 10
     with torch.no_grad(), profile(activities=[ProfilerActivity.CUDA]) as found:
         for i in range(runs):
@@ -302,12 +297,12 @@ def environment(device: torch.device) -> dict[str, Any]:
     return stamp
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> None:
+    parser = common.parser("bench_gpu", __doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     parser.add_argument("--rehearse", action="store_true", help="small cases on the CPU: does the script still run?")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not options.rehearse and not torch.cuda.is_available():
         print("No GPU here: nothing to measure.")
         sys.exit(2)
@@ -324,7 +319,3 @@ def main() -> None:
             options.output.write_text(json.dumps(report, indent=1) + "\n")
     if not all("times" in line for line in report["cases"]):
         sys.exit("Where Q is not the CPU's, nothing was timed.")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """pydensecrf2 and densecrf.compat.pydensecrf on the same random scripts, in one process: same numbers, which speed?
 
-    pip install -c constraints.txt ".[bench]"
-    python benchmarks/compare_frontend.py [--scripts 400] [--seed 0] [--rounds 9] [--output FILE]
+    pip install -c constraints.txt -e ".[bench]"
+    python -m benchmarks compare_frontend [--scripts 400] [--seed 0] [--rounds 9] [--output FILE]
 
 A script is drawn from a seeded generator: image, points or volume, 2 to 150 labels, any unary, up to four kernels of
 any kind, compatibility and normalisation, and then `inference`, or steps with klDivergence. It fails where a
@@ -17,7 +17,6 @@ beside the engine's own `densecrf.refine(..., method="classic")`.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import os
@@ -28,10 +27,13 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
-from compare_pydensecrf import SETTINGS, Case, interleaved, ours, photographs, theirs, unary_of
 from numpy.typing import NDArray
 
 import densecrf
+from benchmarks import common
+from benchmarks.contenders import SETTINGS, Problem, ours, theirs
+from benchmarks.data import Case, photographs, unary_of
+from benchmarks.timing import interleaved
 from densecrf import _native
 
 Array = NDArray[Any]
@@ -271,8 +273,9 @@ def time_frontend(case: Case, setting: str, rounds: int, threads: int) -> dict[s
     unary = unary_of(case)
     lines = []
     for _, image in photographs(case.width, case.height)[:2]:
-        runs = {package: partial(theirs, image, unary, setting, case, f"{package}.densecrf") for package in PACKAGES}
-        runs["engine"] = partial(ours, image, unary, setting, case, threads, "classic")
+        problem = Problem(image, unary, SETTINGS[setting], case.iterations)
+        runs = {package: partial(theirs, problem, f"{package}.densecrf") for package in PACKAGES}
+        runs["engine"] = partial(ours, problem, threads, "classic")
         lines.append([median(seconds) for seconds in interleaved(runs, rounds).values()])
     ms = [1000 * median(column) for column in zip(*lines, strict=True)]
     front, engine = (median(line[0] / line[i] for line in lines) for i in (1, 2))
@@ -284,13 +287,13 @@ def time_frontend(case: Case, setting: str, rounds: int, threads: int) -> dict[s
     return {"case": name, "ms": ms, "ratio": {"front end": front, "engine": engine}}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> None:
+    parser = common.parser("compare_frontend", __doc__)
     parser.add_argument("--scripts", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=9, help="of the timing; 0: none")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     result = check(range(options.seed, options.seed + options.scripts))
     print(json.dumps(result, indent=1))
     speed: dict[str, list[dict[str, Any]]] = {}
@@ -304,7 +307,3 @@ def main() -> None:
         options.output.write_text(json.dumps({"environment": stamp, "check": result, "speed": speed}, indent=1) + "\n")
     if result["failed"]:
         raise SystemExit(f"{len(result['failed'])} of {options.scripts} scripts failed")
-
-
-if __name__ == "__main__":
-    main()

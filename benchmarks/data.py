@@ -1,25 +1,36 @@
-"""Photographs with real network scores for the benchmarks: CamVid, MSRC-21 and the two demo photos.
+"""Photographs for the benchmarks, with real network scores: CamVid, MSRC-21 and the two photos that ship with densecrf.
 
-The data folder is named by the environment variable DENSECRF_DATA (or the argument `data_root`) and has
-three subfolders. None of CamVid or MSRC may be redistributed, so none of it is in this repository.
+The data folder is named by the environment variable DENSECRF_DATA (or the argument `root`) and has two subfolders.
+None of CamVid or MSRC may be redistributed, so none of it is in this repository (README.md says where it comes from).
 
 * ``camvid_val/``: ``images/NAME.png`` 480x360, ``labels/NAME.png`` (11: void), ``scores/NAME.npz`` with
   the key ``scores``, float16 [11, 45, 60] logits at stride 8
 * ``msrc/``: the same, images mostly 320x213, 255: void, scores [21, ceil(H/8), ceil(W/8)] of the padded image
-* ``demo/``: ``NAME.png`` 512x512 and ``NAME_selfie_logits.npz`` with the key ``logit_256x256``, the logit of
-  "person"; NAME is astronaut or camera
+* ``msrc/textonboost_2_14/``: ``image.png``, ``label.png``, ``unary_prob.npz`` with the key ``prob`` [H, W, 21]
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from densecrf import unary
+from densecrf.datasets import Sample
+from densecrf.metrics import VOID
+
+Array = NDArray[Any]
+DEMO = Path(__file__).resolve().parent.parent / "examples" / "data"
+NOISE = 2.0  # standard deviation of a camera's noise, of 255
+SHIPPED = ("astronaut", "camera")
+STREETS = ("0016E5_07979", "0016E5_08051", "0016E5_08117", "0016E5_07959")
 
 
 class Photo(NamedTuple):
@@ -64,11 +75,16 @@ CROPS = (
 )
 
 
+def has_root() -> bool:
+    """Whether there is a data folder."""
+    return bool(os.environ.get("DENSECRF_DATA"))
+
+
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """The data folder: `root`, or the environment variable DENSECRF_DATA."""
     named = root or os.environ.get("DENSECRF_DATA")
     if not named:
-        raise SystemExit("DENSECRF_DATA: must name the folder with camvid_val, msrc and demo, is not set")
+        raise SystemExit("DENSECRF_DATA: must name the folder with camvid_val and msrc, is not set")
     if not Path(named).is_dir():
         raise SystemExit(f"DENSECRF_DATA: must name a folder, got {named}")
     return Path(named)
@@ -84,22 +100,20 @@ def msrc(root: str | os.PathLike[str] | None = None, names: list[str] | None = N
     yield from _folder(data_root(root) / "msrc", names)
 
 
-def demo(root: str | os.PathLike[str] | None = None, names: list[str] | None = None) -> Iterator[Photo]:
+def demo(names: Sequence[str] | None = None) -> Iterator[Photo]:
     """The photos that ship with densecrf, L = 2 (background, person), 512x512, no ground truth."""
-    folder = data_root(root) / "demo"
-    for name in names or ["astronaut", "camera"]:
-        image = np.asarray(Image.open(folder / f"{name}.png").convert("RGB"))
-        with np.load(folder / f"{name}_selfie_logits.npz") as file:
-            logit = file["logit_256x256"].astype(np.float32)
-        scores = resize_bilinear(np.stack([-logit / 2, logit / 2]), *image.shape[:2])
+    for name in names or SHIPPED:
+        image = np.asarray(Image.open(DEMO / f"{name}.png").convert("RGB"))
+        with np.load(DEMO / f"{name}_scores_256.npz") as file:
+            scores = resize_bilinear(file["scores"], *image.shape[:2])
         yield Photo(name, image, scores, None)
 
 
-def crops(root: str | os.PathLike[str] | None = None) -> Iterator[Photo]:
-    """The rectangles of CROPS, cut out of the photograph and of its scores at full size."""
-    loaders: dict[str, Any] = {"camvid": camvid, "msrc": msrc, "demo": demo}
-    for crop in CROPS:
-        photo = next(loaders[crop.dataset](root, [crop.photo]))
+def crops(chosen: Iterable[Crop] = CROPS) -> Iterator[Photo]:
+    """Rectangles, cut out of the photograph and of its scores at full size."""
+    loaders: dict[str, Any] = {"camvid": partial(camvid, None), "msrc": partial(msrc, None), "demo": demo}
+    for crop in chosen:
+        photo = next(loaders[crop.dataset]([crop.photo]))
         y, x = slice(crop.y, crop.y + crop.height), slice(crop.x, crop.x + crop.width)
         yield Photo(
             f"{crop.dataset}-{crop.photo}-{crop.width}x{crop.height}+{crop.x}+{crop.y}",
@@ -134,3 +148,93 @@ def _folder(folder: Path, names: list[str] | None) -> Iterator[Photo]:
         logits = resize_bilinear(scores, scores.shape[1] * 8, scores.shape[2] * 8)
         logits = np.ascontiguousarray(logits[:, : image.shape[0], : image.shape[1]])
         yield Photo(name, image, logits, labels)
+
+
+class Case(NamedTuple):
+    """One row: size, labels, iterations."""
+
+    width: int
+    height: int
+    labels: int
+    iterations: int
+
+
+def photographs(width: int, height: int) -> list[tuple[str, Array]]:
+    """Photographs of a size: crops where they are large enough, enlarged otherwise."""
+    paths = [DEMO / f"{name}.png" for name in SHIPPED]
+    root = os.environ.get("DENSECRF_DATA")
+    if root:
+        paths += [Path(root) / "camvid_val" / "images" / f"{name}.png" for name in STREETS]
+    found = []
+    for path in paths:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        scale = max(width / image.width, height / image.height)
+        if scale > 1:
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        pixels = np.array(image)[:height, :width].copy()  # pydensecrf wants it contiguous and writable
+        found.append((path.stem, pixels))
+    return found
+
+
+def enlarged(width: int, height: int) -> Array:
+    """The photograph `astronaut` at any size: a crop, or mirrored copies of it enlarged to four times its pixels.
+
+    The noise of a camera is added, or neighbours in an enlarged photo would be more alike than in a real one, and its
+    lattice too small.
+    """
+    with Image.open(DEMO / "astronaut.png") as file:
+        photo = file.convert("RGB")
+    if width <= photo.width and height <= photo.height:
+        return np.array(photo)[:height, :width].copy()
+    side = 2 * photo.width
+    pixels = np.asarray(photo.resize((side, side), Image.Resampling.BICUBIC))[:height, :width]
+    more = (0, max(0, height - side)), (0, max(0, width - side)), (0, 0)
+    tiled = np.pad(pixels, more, mode="symmetric")
+    noise = np.random.default_rng(0).normal(scale=NOISE, size=tiled.shape).astype(np.float32)
+    return np.clip(np.rint(tiled + noise), 0, 255).astype(np.uint8)
+
+
+def unary_of(case: Case) -> Array:
+    """Energies of random scores at stride 8, upsampled."""
+    rng = np.random.default_rng(0)
+    small = rng.normal(scale=2.0, size=(case.labels, case.height // 8 + 1, case.width // 8 + 1))
+    return unary.from_logits(resize_bilinear(small, case.height, case.width))
+
+
+# What `quality` has to be told of each data set.
+SETS: dict[str, dict[str, Any]] = {"camvid_val": {"void": [11], "stride": 8}, "msrc": {"void": [255], "stride": 8}}
+
+
+TEXTONBOOST = "unary_prob.npz"
+
+
+def textonboost(folder: Path) -> list[Sample]:
+    """The image of Krähenbühl & Koltun (2011) with TextonBoost's probabilities, and with their softmax.
+
+    The second is what their program takes for the unary: energies between 0 and 1, weak enough to let the photo say
+    where the branches of the tree are.
+    """
+    image = np.asarray(Image.open(folder / "image.png").convert("RGB"))
+    labels = np.asarray(Image.open(folder / "label.png")).astype(np.int32)
+    truth = np.where(labels == 255, VOID, labels)
+    with np.load(folder / TEXTONBOOST) as file:
+        probs = np.moveaxis(file["prob"].astype(np.float32), -1, 0)
+    found = {"probabilities": -unary.from_probs(probs / probs.sum(axis=0)), "softmax": probs}
+    return [Sample(name, image, np.ascontiguousarray(logits), truth) for name, logits in found.items()]
+
+
+def stand_in(folder: Path) -> Path:
+    """A data set of the shipped photos at a quarter of their size, the network's own fine map as the truth.
+
+    It shows that everything runs; it measures nothing.
+    """
+    for part in ("images", "scores", "labels"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for photo in demo():
+        small = Image.fromarray(photo.image).resize((128, 128), Image.Resampling.BICUBIC)
+        small.save(folder / "images" / f"{photo.name}.png")
+        labels = photo.logits[:, ::4, ::4].argmax(axis=0).astype(np.uint8)
+        Image.fromarray(labels).save(folder / "labels" / f"{photo.name}.png")
+        shutil.copy(DEMO / f"{photo.name}_scores.npz", folder / "scores" / f"{photo.name}.npz")
+    return folder

@@ -1,6 +1,6 @@
-"""All that only a GPU shows, in one run of less than eight minutes, offline:
+"""All that only a GPU shows, in one run of less than eight minutes, offline.
 
-    python benchmarks/gpu_check.py [--out FILE]
+    python -m benchmarks gpu_check [--out FILE]
 
 builds densecrf in place for this machine's GPU, runs the tests that want one, takes times (bench_gpu.py), looks for
 races, barriers that not all threads reach, and stray reads and writes with compute-sanitizer, and writes one JSON file:
@@ -12,7 +12,6 @@ Needs torch for CUDA, nvcc, and what the extra [test] brings.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -24,7 +23,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks import common
+from benchmarks.common import ROOT, said
+
 FIGURES = ROOT / "build" / "bench_gpu.json"
 SECONDS = 470  # for all steps together
 SANITIZER_SECONDS = 60  # for each of its tools, which may crawl
@@ -38,14 +39,6 @@ SEE = (
     "assert native.info()['cuda'], 'built without CUDA'; "
     "print(torch.cuda.get_device_name(), native.info())"
 )
-
-
-def said(command: list[str]) -> str:
-    """What a command prints; empty where it fails or is not there."""
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def machine(gpu: str) -> dict[str, Any]:
@@ -81,7 +74,7 @@ def steps(capability: str) -> list[tuple[str, list[str], dict[str, str]]]:
         ("current stream", [*PYTEST, "current_stream"], {}),
         ("CUDA graphs", [*PYTEST, "in_a_graph"], {}),
         ("tests", [*PYTEST, "gpu and not current_stream and not in_a_graph"], {}),
-        ("benchmarks", [sys.executable, "benchmarks/bench_gpu.py", "--rounds", "15", "--output", str(FIGURES)], {}),
+        ("benchmarks", common.command("bench_gpu", "--rounds", 15, "--output", FIGURES), {}),
         ("memcheck", [*sanitizer, "memcheck", *ours, *SMALL], alone),
         ("racecheck", [*sanitizer, "racecheck", *ours, *SMALL], alone),
         ("synccheck", [*sanitizer, "synccheck", *ours, *SMALL], alone),
@@ -117,10 +110,10 @@ def run(name: str, command: list[str], environment: dict[str, str], seconds: flo
     return {"name": name, "command": command, "outcome": outcome, "seconds": round(took, 1), "output": output[-TAIL:]}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> int:
+    parser = common.parser("gpu_check", __doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu_check.json")
-    out = parser.parse_args().out
+    out = parser.parse_args(arguments).out
     gpu = said(["nvidia-smi", "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"])
     if not gpu:
         print("gpu_check: there is no NVIDIA GPU here (nvidia-smi shows none), so there is nothing to check.")
@@ -140,7 +133,3 @@ def main() -> int:
         print(f"{step['seconds']:>7.1f} s  {step['outcome']:<20} {step['name']}")
     print(f"gpu_check: {'all passed' if passed else 'not all passed'}; {out}")
     return 0 if passed else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

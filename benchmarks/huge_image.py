@@ -1,6 +1,6 @@
 """Time and peak memory of one huge image, two labels.
 
-    python benchmarks/huge_image.py [--megapixels 100]
+    python -m benchmarks huge_image [--megapixels 100]
 
 The image is a shipped photograph enlarged four times and tiled, the scores are its own scores, enlarged and tiled:
 pixels of photographs of this size differ little from their neighbours, and memory depends on how many lattice vertices
@@ -9,23 +9,21 @@ the colours need.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 import densecrf
+from benchmarks import common
+from benchmarks.data import DEMO
 
-DEMO = Path(__file__).resolve().parent.parent / "examples" / "data"
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> None:
+    parser = common.parser("huge_image", __doc__)
     parser.add_argument("--megapixels", type=float, default=100.0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     side = round((options.megapixels * 1e6) ** 0.5)
     tile = 4 * 512
     tiles = -(-side // tile)
@@ -43,7 +41,3 @@ def main() -> None:
     assert np.isfinite(out.probs).all() and np.abs(out.probs.sum(axis=0) - 1).max() < 1e-4
     gigabytes = f"peak {peak / 1e6:.2f} GB, before the call {before / 1e6:.2f} GB"
     print(f"{side}x{side}, L = 2, T = {out.iterations}: {seconds:.1f} s, {gigabytes}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Blur weight and feature scale of the tuned lattice, for each number of dimensions.
 
-    python benchmarks/tune_lattice.py [--output FILE]
+    python -m benchmarks tune_lattice [--output FILE]
 
 For each d the symmetrically normalised filter is compared with the exact one (densecrf.reference, float64) on real
 features (positions, colours and gradients of crops of the shipped photographs, at several bandwidths) and on random
@@ -10,7 +10,6 @@ with the smallest mean error over real and random features wins; half of the set
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks import common
+from benchmarks.data import DEMO
 from densecrf import Lattice, numerics, reference
 
 Array = NDArray[Any]
-DEMO = Path(__file__).resolve().parent.parent / "examples" / "data"
 DIMENSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16)
 WEIGHTS = np.arange(0.30, 0.561, 0.02)
 STRETCHES = np.arange(0.96, 1.121, 0.01)
@@ -110,11 +110,11 @@ def tune(dims: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]) -> None:
+    parser = common.parser("tune_lattice", __doc__)
     parser.add_argument("--dims", type=int, nargs="+", default=list(DIMENSIONS))
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     rows = []
     for dims in options.dims:
         rows.append(tune(dims))
@@ -124,7 +124,3 @@ def main() -> None:
         )
     if options.output:
         options.output.write_text(json.dumps(rows, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""What makes the figures of the documentation: ``python -m benchmarks`` lists the benchmarks."""

@@ -1,0 +1,47 @@
+"""``python -m benchmarks NAME [options]`` runs a benchmark; without a name: lists them."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from importlib import import_module
+from pathlib import Path
+
+GROUPS = {
+    "The comparison": ("report", "quality", "scaling", "frontier", "memory", "stages", "plots", "tables"),
+    "Beside pydensecrf2": ("compare_pydensecrf", "compare_frontend", "accuracy"),
+    "PyTorch and CUDA": ("bench_backward", "bench_gpu", "gpu_check"),
+    "The engine": ("huge_image", "tune_lattice"),
+}
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def listing() -> str:
+    """All benchmarks with the first line of their docstrings, which are read, not imported: packages may be missing."""
+    lines = ["usage: python -m benchmarks NAME [options]; NAME --help tells more", ""]
+    for group, names in GROUPS.items():
+        lines.append(group)
+        for name in names:
+            source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+            about = ast.get_docstring(ast.parse(source)) or ""
+            lines.append(f"  {name:20}{about.splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    name, *others = arguments or [""]
+    if name not in {name for names in GROUPS.values() for name in names}:
+        print(listing(), file=sys.stderr if name else sys.stdout)
+        return 2 if name else 0
+    try:
+        return int(import_module(f"benchmarks.{name}").main(others) or 0)
+    except ImportError as error:
+        print(f"{name}: error: {error}; see benchmarks/README.md", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

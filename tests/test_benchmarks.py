@@ -1,0 +1,153 @@
+"""The benchmarks run, in their short form, and their results, plots and tables hold what they should."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+pytest.importorskip("gco")
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = ("quality-stand-in", "scaling", "frontier", "memory", "stages")
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+
+
+def run(*arguments, status=0):
+    line = [sys.executable, "-m", "benchmarks", *map(str, arguments)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    folder.joinpath("said.txt").write_text(run("report", "--short", "--output", folder).stdout)
+    return folder
+
+
+@pytest.fixture
+def results(report):
+    return {name: json.loads((report / "results" / f"{name}.json").read_text()) for name in NAMES}
+
+
+def test_results_say_where_they_are_from_and_who_was_left_out(report, results):
+    for result in results.values():
+        assert result["environment"]["processor"]
+        assert result["environment"]["packages"]["numpy"] == np.__version__
+        assert ("pydensecrf" in result["left_out"]) == (find_spec("pydensecrf") is None)
+    if find_spec("pydensecrf") is None:
+        assert "left out, not installed: pydensecrf" in (report / "said.txt").read_text()
+
+
+def test_quality(results):
+    found = results["quality-stand-in"]
+    assert found["images"] == ["astronaut", "camera"]
+    for method in ("unary", "grid CRF", "densecrf, default", "densecrf, standard"):
+        assert 90 < found["figures"][method]["mIoU"] < 100
+        assert found["seconds"][method]["low"] <= found["seconds"][method]["high"]
+    low, high = found["intervals"]["densecrf, default - unary"]["mIoU"]
+    assert low <= high
+
+
+def test_scaling(results):
+    axes = results["scaling"]["axes"]
+    assert set(axes) == {"size", "labels", "iterations", "sxy", "srgb", "threads"}
+    for lines in axes.values():
+        assert all(line["seconds"]["densecrf"]["median"] > 0 for line in lines)
+    assert axes["size"][0]["seconds"]["exact"]["median"] > axes["size"][0]["seconds"]["densecrf"]["median"]
+
+
+def test_frontier(results):
+    far = {(row["method"], row["T"]): row["L1"] for row in results["frontier"]["means"]}
+    for T in (5, 10):
+        assert 0 < far["densecrf", T] < 0.01
+        if find_spec("torch"):
+            assert far["densecrf", T] < far["window 5", T] < 0.5
+
+
+def test_memory_and_stages(results):
+    assert all(row["MB"]["densecrf"] > 0 for row in results["memory"]["rows"]["size"])
+    for row in results["stages"]["rows"]:
+        parts = row["seconds"]
+        assert parts["lattices"] + 5 * parts["iteration"] + parts["in and out"] == pytest.approx(parts["whole"])
+
+
+def test_plots_and_page(report):
+    for name in ("quality-stand-in", "scaling", "frontier", "memory"):
+        with Image.open(report / "images" / f"{name}.png") as plot:
+            assert plot.width > 600
+            assert len(plot.convert("RGB").getcolors(2**24)) > 50
+    page = (report / "comparison.md").read_text()
+    scaling = page.split("<!-- scaling -->")[1].split("<!-- end scaling -->")[0]
+    assert "![scaling](images/scaling.png)" in scaling
+    assert "| T = 4 |" in scaling
+    assert "Not measured yet" in page.split("<!-- quality-msrc -->")[1]  # nothing but the stand-in was
+
+
+def test_a_damaged_photo_is_named_and_the_others_are_scored(tmp_path):
+    from benchmarks import data
+
+    folder = data.stand_in(tmp_path / "set")
+    (folder / "labels" / "camera.png").write_bytes(b"")
+    done = run("quality", folder, "--short", "--results", tmp_path, status=1)
+    assert "quality: error: " in done.stderr and "camera.png" in done.stderr
+    assert json.loads((tmp_path / "quality-set.json").read_text())["images"] == ["astronaut"]
+
+
+def test_nothing_is_timed_where_an_answer_is_wrong(monkeypatch):
+    from benchmarks import contenders, data
+
+    case = data.Case(40, 30, 3, 2)
+    problem = contenders.Problem(data.enlarged(40, 30), data.unary_of(case), contenders.SETTINGS["default"], 2)
+    contenders.check(problem)
+    right = contenders.ours
+    monkeypatch.setattr(
+        contenders, "ours", lambda p, threads, how="tuned": right(p, threads, how) + 0.2 * (how == "tuned")
+    )
+    with pytest.raises(SystemExit, match="tuned: 0.6.. away from the exact answer"):
+        contenders.check(problem)
+
+
+def test_a_run_has_no_more_turns_when_its_budget_is_spent():
+    from benchmarks.timing import interleaved
+
+    calls = []
+    seconds = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, budget=0.0)
+    assert seconds == {"a": [], "b": []}
+    seconds = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == ["a", "b"] * 3
+    assert len(seconds["a"]) == 3
+
+
+def test_tables_go_between_their_markers():
+    from benchmarks import tables
+
+    page = "x\n<!-- a -->\nold\n<!-- end a -->\n<!-- ab -->\nkept\n<!-- end ab -->\n"
+    assert tables.fill(page, {"a": r"new \1"}) == page.replace("old", r"new \1")
+    assert [tables.significant(value) for value in (0.01234, 1.234, 12.34, 123.4, 1234)] == [
+        "0.0123",
+        "1.23",
+        "12.3",
+        "123",
+        "1234",
+    ]
+
+
+def test_the_command_lists_the_benchmarks():
+    listed = run().stdout
+    assert "quality             Accuracy of the network alone" in listed
+    assert "gpu_check           All that only a GPU shows" in listed
+    assert "usage: python -m benchmarks NAME" in run("nothing", status=2).stderr
