@@ -117,7 +117,10 @@ struct MeanFieldRequest {
   T* states;  // output [iterations, mean_field_states] or null: the filtered values of every iteration
   T* kept;    // output [(iterations - 1) / keep_every, L, N] or null: Q after every so many iterations
   int keep_every;
-  int64_t kept_step;    // from one kept Q to the next
+  int64_t kept_step;  // from one kept Q to the next
+  // Q_t before the last is computed for every second row of so many points only, in turns, each of which
+  // counts twice; 0: for all.  Without damping, tolerance, free energy, self, states and kept.
+  int64_t half_rows;
   double* free_energy;  // output [iterations + 1] or null
   int iterations_done;  // output
   int threads;

@@ -67,6 +67,7 @@ class _Ops(Protocol):
         tolerance: float,
         mask: NDArray[np.uint8] | None,
         free_energy: bool,
+        half_rows: int,
         threads: int,
         progress: Callable[[int], object] | None,
         /,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NORMALIZATIONS = ("symmetric", "after", "before", "none")
-METHODS = ("tuned", "classic", "exact")
+METHODS = ("tuned", "classic", "fast", "exact")
 # Beyond these sizes float32 would overflow somewhere in a run: in a weight times a compatibility times a sum
 # over all pixels, and in a position or a colour over its bandwidth.
 LARGEST_WEIGHT = 1e12

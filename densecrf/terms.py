@@ -32,7 +32,7 @@ def prepare(
     """
     ones = np.ones(domain.size, domain.dtype) if domain.mask is None else domain.mask
     normalization = kernel.normalization or normalization
-    if isinstance(kernel, Gaussian) and method == "tuned":
+    if isinstance(kernel, Gaussian) and method != "classic":
         grid = Grid(domain.shape, domain.sigmas(kernel))
         native = grid.native(domain.dtype)
         if domain.mask is None:

@@ -196,6 +196,13 @@ class GridField {
     }
   }
 
+  void leave_out(int thread, int64_t row) {
+    if (!direct()) return clear_ahead(thread, row);
+    const Part& part = own_parts_[thread];
+    std::memset(static_cast<void*>(part.values + (node_row(row) - part.begin) * row_values_), 0,
+                size_t(row_values_) * sizeof(T));
+  }
+
  private:
   static constexpr int kTogether = 2;  // rows filtered along y at a time: each is read half as often
 

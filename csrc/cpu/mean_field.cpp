@@ -60,6 +60,8 @@ class MeanField {
       if (!view.lattice) row_points_ = view.grid->size[2];
       grid = grid || !view.lattice;
     }
+    if (r_.half_rows) row_points_ = r_.half_rows;
+    grid = grid || r_.half_rows;
     shares_.layout(r_.kernels, r_.num_kernels, n, grid ? row_points_ : int64_t(kChunk), r_.threads, arena);
   }
 
@@ -104,6 +106,9 @@ class MeanField {
   // Blurs in all: with the free energy wanted, one more evaluates it for the last Q.
   int rounds() const { return r_.iterations + (r_.free_energy ? 1 : 0); }
 
+  // Whether only every second row splats its Q_t.
+  bool of_half(int t) const { return r_.half_rows && t + 1 < r_.iterations; }
+
   // Thread 0 alone, between a barrier and the next one: what these set, the others read after that one.
   void after_first(int team_size) {
     for (int t = 0; t < team_size; ++t) {
@@ -140,6 +145,10 @@ class MeanField {
     for (int k = 0; k < r_.num_kernels && !last; ++k) terms_[k].clear(thread, t);
     for (int64_t row = mine.begin, end; row < mine.end; row = end) {
       end = smaller(mine.end, (row / row_points_ + 1) * row_points_);
+      if (!last && of_half(t) && (row / row_points_ + t) % 2 != 0) {
+        leave_out(thread, row, end, stage);
+        continue;
+      }
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
         if (stage != Stage::kFirst) {
@@ -166,20 +175,32 @@ class MeanField {
     }
   }
 
-  // Scores of the chunk into place, and Q_0 = softmax(scores), or the Q that the run continues from.
-  void first_q(int thread, int64_t first, int count, T* rows) {
+  // A row of which this pass needs no Q.
+  void leave_out(int thread, int64_t row, int64_t end, Stage stage) {
+    for (int k = 0; k < r_.num_kernels; ++k) terms_[k].leave_out(thread, row);
+    for (int64_t i = row; i < end && stage == Stage::kFirst; i += kChunk)
+      load(thread, i, int(smaller<int64_t>(kChunk, end - i)));
+  }
+
+  // Scores of the chunk into place.
+  void load(int thread, int64_t first, int count) {
     T* scores = scores_ + first * stride_;
-    const T* unary = r_.unary;
     bool finite = true;
     if (one_channel_) {
-      finite = finite_points(unary, r_.points, r_.labels, first, count);
-      load_difference(unary, r_.unary_sign, first, count, scores);
+      finite = finite_points(r_.unary, r_.points, r_.labels, first, count);
+      load_difference(r_.unary, r_.unary_sign, first, count, scores);
     } else {
-      finite = load_scores(thread, unary, first, count, scores);
+      finite = load_scores(thread, r_.unary, first, count, scores);
     }
+    if (!finite) finite_[thread] = false;
+  }
+  // Q_0 = softmax(scores), or the Q that the run continues from.
+  void first_q(int thread, int64_t first, int count, T* rows) {
+    load(thread, first, count);
+    const T* scores = scores_ + first * stride_;
     if (r_.initial) {
       const T* initial = r_.initial;
-      finite = finite_points(initial, r_.points, r_.labels, first, count) && finite;
+      if (!finite_points(initial, r_.points, r_.labels, first, count)) finite_[thread] = false;
       if (one_channel_)
         load_difference(initial, T(1), first, count, rows);
       else
@@ -194,7 +215,6 @@ class MeanField {
       std::memcpy(static_cast<void*>(rows), scores, size_t(count) * stride_ * sizeof(T));
       normalise(count, rows);
     }
-    if (!finite) finite_[thread] = false;
     if (keep_q_)
       std::memcpy(static_cast<void*>(q_ + first * stride_), rows, size_t(count) * stride_ * sizeof(T));
   }
@@ -235,15 +255,16 @@ class MeanField {
   void messages(int thread, int64_t first, int count, int round, T* rows) {
     const T* scores = scores_ + first * stride_;
     const T* in = scores;
+    const T counted = of_half(round) ? T(2) : T(1);
     for (int k = 0; k < r_.num_kernels; ++k, in = rows) {
       const Term<T>& term = terms_[k];
       if (term.coupling.is_scalar() && !term.view.self) {
-        term.slice(first, count, round, term.coupling.scalar(), in, rows);
+        term.slice(first, count, round, counted * term.coupling.scalar(), in, rows);
         continue;
       }
       if (in == scores) std::memcpy(static_cast<void*>(rows), scores, size_t(count) * stride_ * sizeof(T));
       T* message = scratch(thread, 1);
-      term.slice(first, count, round, T(1), scratch(thread, 2), message);
+      term.slice(first, count, round, counted, scratch(thread, 2), message);
       if (term.view.self) take_self_away(term.view.self, first, count, message);
       term.coupling.apply(count, message, rows);
     }

@@ -60,6 +60,10 @@ class Term {
     const int64_t width = view.grid->size[2], x = first % width;
     grid_.splat(thread, first / width, x, count, rows, view.norm_in);
   }
+  // A row of points of which nothing is splatted, in its turn.
+  void leave_out(int thread, int64_t first) {
+    if (!view.lattice) grid_.leave_out(thread, first / view.grid->size[2]);
+  }
   // Between barriers on either side.
   void filter(Team& team, int thread, int round, bool transpose) {
     if (view.lattice)

@@ -176,10 +176,11 @@ bool checkpoint(void* data, int done) {
 template <class T>
 py::tuple mean_field(const Array<T>& unary, T unary_sign, const py::object& initial, const py::list& kernels,
                      bool potts, int iterations, T damping, T tolerance, const py::object& mask,
-                     bool free_energy, int threads, const py::object& progress) {
+                     bool free_energy, int64_t half_rows, int threads, const py::object& progress) {
   expect(unary.ndim() == 2 && unary.size() > 0, "unary must be [L, N]");
   expect_threads(threads);
   expect(iterations >= 0, "iterations must not be negative");
+  expect(half_rows >= 0 && (half_rows == 0 || unary.shape(1) % half_rows == 0), "rows must be whole");
   MeanFieldRequest<T> request{};
   request.labels = int(unary.shape(0));
   request.points = unary.shape(1);
@@ -193,6 +194,7 @@ py::tuple mean_field(const Array<T>& unary, T unary_sign, const py::object& init
   request.num_kernels = held.size();
   request.potts = potts;
   request.iterations = iterations;
+  request.half_rows = half_rows;
   request.damping = damping;
   request.tolerance = tolerance;
   Array<uint8_t> mask_bytes;

@@ -20,7 +20,6 @@ from densecrf.compat.pydensecrf.unaries import ConstUnary, LogisticUnary, Unary
 from densecrf.features import Domain
 from densecrf.kernels import Bilateral, Custom, Gaussian, Kernel
 from densecrf.mean_field import warn_of_units
-from densecrf.numerics import METHODS
 
 __all__ = [
     "CONST_KERNEL",
@@ -72,7 +71,7 @@ class DenseCRF:
     def __init__(self, nvar: Any, nlabels: Any, *_: Any, **__: Any) -> None:
         self._spatial: tuple[int, ...] = (_size("nvar", nvar),)
         self._labels = _size("nlabels", nlabels)
-        self._method = _checks.choice("densecrf.compat.pydensecrf.method", front_end.method, tuple(METHODS))
+        self._method = _checks.choice("densecrf.compat.pydensecrf.method", front_end.method, ("classic", "tuned"))
         self._energies: NDArray[np.float32] | None = None
         self._terms: list[tuple[Any, ...]] = []
 
@@ -154,7 +153,7 @@ class DenseCRF:
         chosen = self._terms if kernels is None else kernels
         with _native.speaking_of("Q"):
             q, _, energy = _native.ops(_FLOAT).mean_field(
-                unary, -1.0, initial, chosen, not wanted, iterations, 0.0, 0.0, None, wanted, _native.threads(), None
+                unary, -1.0, initial, chosen, not wanted, iterations, 0.0, 0.0, None, wanted, 0, _native.threads(), None
             )
         return q, None if energy is None else energy[0]
 
