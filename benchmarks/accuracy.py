@@ -1,4 +1,4 @@
-"""How far from the exact mean field: densecrf "tuned" and "classic", and pydensecrf2, on real crops.
+"""How far from the exact mean field: densecrf "tuned", "classic" and "fast", and pydensecrf2, on real crops.
 
     DENSECRF_DATA=... python -m benchmarks accuracy --cache DIR [--pydensecrf-python PYTHON]
 
@@ -200,7 +200,7 @@ def main(arguments: list[str]) -> None:
     parser = common.parser("accuracy", __doc__)
     parser.add_argument("--cache", type=Path, help="folder where exact results are kept")
     parser.add_argument("--exact-only", action="store_true", help="only fill the cache")
-    names = ["tuned", "classic", "pydensecrf2"]
+    names = ["tuned", "classic", "fast", "pydensecrf2"]
     parser.add_argument("--methods", nargs="+", default=names, choices=names)
     parser.add_argument("--crops", type=int, nargs="+", help="only these, by place in data.CROPS (0, 1, ...)")
     parser.add_argument("--pydensecrf-python", help="a Python with pydensecrf2, if this one has none")

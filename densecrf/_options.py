@@ -15,12 +15,15 @@ PRESETS = {
     "deeplab": presets.DEEPLAB,
     "crf-as-rnn": presets.CRF_AS_RNN,
 }
-METHODS = ["tuned", "classic", "exact"]
+METHODS = ["tuned", "classic", "fast", "exact"]
 NORMALIZATIONS = ["symmetric", "after", "before", "none"]
 
 PRESET_HELP = "Setting to begin with; the options below change it.  [default: default]"
 PARAMS_HELP = "Setting to begin with, as densecrf tune writes it; instead of --preset."
-METHOD_HELP = "tuned (default): near the exact answer; classic: pydensecrf's numbers; exact: small images only."
+METHOD_HELP = (
+    "tuned (default): near the exact answer; classic: pydensecrf's numbers; fast: as far off as classic, in less time; "
+    "exact: small images only."
+)
 NORMALIZATION_HELP = "Of the Gaussian sums.  [default: symmetric]"
 
 EXAMPLES = """\b
