@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 GROUPS = {
-    "The comparison": ("report", "quality", "scaling", "frontier", "memory", "stages", "plots", "tables"),
+    "The comparison": ("report", "quality", "labels", "scaling", "frontier", "memory", "stages", "plots", "tables"),
     "Beside pydensecrf2": ("compare_pydensecrf", "compare_frontend", "accuracy"),
     "PyTorch and CUDA": ("bench_backward", "bench_gpu", "gpu_check"),
     "The engine": ("huge_image", "tune_lattice"),

@@ -151,3 +151,28 @@ def test_the_command_lists_the_benchmarks():
     assert "quality             Accuracy of the network alone" in listed
     assert "gpu_check           All that only a GPU shows" in listed
     assert "usage: python -m benchmarks NAME" in run("nothing", status=2).stderr
+
+
+def test_label_dependent_compatibilities_are_chosen_on_the_other_half(tmp_path, monkeypatch):
+    pytest.importorskip("gco")
+    from benchmarks import labels
+    from test_datasets import make
+
+    monkeypatch.setattr(labels, "MODELS", labels.MODELS[:1] + [labels.Model((20, 6, 5), "rows", 0.2)])
+    labels.main([str(make(tmp_path / "set", names="abcd")), "--results", str(tmp_path)])
+    report = json.loads((tmp_path / "labels-set.json").read_text())
+    assert [row["form"] for row in report["scores"]["dense, default"]["chosen"]] == ["Potts", "Potts"]
+    assert {row["form"] for row in report["offsets"]["dense, rows"]["chosen"]} <= {"Potts", "rows"}
+    assert report["offsets"]["unary"]["mIoU"] > 0
+
+
+def test_offsets_make_up_for_a_label_that_is_found_too_seldom():
+    from benchmarks import labels
+    from densecrf.datasets import Sample
+
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, (60, 60)).repeat(4, 0).repeat(4, 1)
+    logits = 2.0 * (np.arange(3)[:, None, None] == truth) + rng.normal(size=(3, *truth.shape))
+    logits[2] -= 1.5
+    found = labels.offsets([Sample("a", None, logits.astype(np.float32), truth.astype(np.int32))]).ravel()
+    assert found[2] - found[:2].mean() == pytest.approx(1.5, abs=0.4)
