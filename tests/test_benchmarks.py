@@ -155,8 +155,9 @@ def test_the_command_lists_the_benchmarks():
 
 def test_label_dependent_compatibilities_are_chosen_on_the_other_half(tmp_path, monkeypatch):
     pytest.importorskip("gco")
-    from benchmarks import labels
     from test_datasets import make
+
+    from benchmarks import labels
 
     monkeypatch.setattr(labels, "MODELS", labels.MODELS[:1] + [labels.Model((20, 6, 5), "rows", 0.2)])
     labels.main([str(make(tmp_path / "set", names="abcd")), "--results", str(tmp_path)])
