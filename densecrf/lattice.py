@@ -20,7 +20,8 @@ class Lattice:
     Parameters
     ----------
     features : ``[N, d]`` or ``[*spatial, d]``, finite, divided by their bandwidths; d from 1 to 64
-    method : "tuned" (nearest to the exact Gaussian) or "classic" (as published; pydensecrf's numbers)
+    method : "tuned" (nearest to the exact Gaussian), "classic" (as published; pydensecrf's numbers) or "fast" (fewer
+        vertices)
     dtype : "float32" or "float64", of the arithmetic and of the results
     num_threads : threads to use; None: all cores
     numerics : blur weight, scales and bridges of one's own instead of the method's

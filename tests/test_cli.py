@@ -394,7 +394,7 @@ USAGE = [
     ([*GOOD, "--sxy", "-1"], "--sxy: bandwidths must be positive, got -1.0"),
     ([*GOOD, "--spatial-sxy", "0"], "--spatial-sxy: bandwidths must be positive, got 0.0"),
     ([*GOOD, "--srgb", "nan"], "--srgb: must be finite, got nan"),
-    ([*GOOD, "--method", "fast"], "Invalid value for '--method'"),
+    ([*GOOD, "--method", "quick"], "Invalid value for '--method'"),
     ([*GOOD, "--iterations", "-1"], "Invalid value for '--iterations'"),
     ([*GOOD, "--threads", "0"], "Invalid value for '--threads'"),
     (["refien"], "No such command 'refien'"),

@@ -359,12 +359,12 @@ BAD = {
         "compatibility: must be an array of real numbers, got complex128",
     ),
     # options
-    "method": ({"method": "fast"}, ValueError, "method: must be one of tuned, classic, exact, got 'fast'"),
-    "no method": ({"method": None}, ValueError, "method: must be one of tuned, classic, exact, got None"),
+    "method": ({"method": "best"}, ValueError, "method: must be one of tuned, classic, fast, exact, got 'best'"),
+    "no method": ({"method": None}, ValueError, "method: must be one of tuned, classic, fast, exact, got None"),
     "an array of methods": (
         {"method": np.array(["tuned", "exact"])},
         ValueError,
-        "method: must be one of tuned, classic, exact, got array(['tuned', 'exact'], dtype='<U5')",
+        "method: must be one of tuned, classic, fast, exact, got array(['tuned', 'exact'], dtype='<U5')",
     ),
     "normalization": (
         {"normalization": "both"},
