@@ -94,7 +94,7 @@ class DenseCRF:
         pixels, self.shape = _inputs.image_and_shape(image, shape, self.dtype, mask)
         self._half_rows = self.method == "fast" and len(self.shape) > 1 and self.shape[-2] > 1
         if self._half_rows and not self.self_message:
-            raise ValueError("self_message: must be True for method='fast', which counts every second row twice")
+            raise ValueError("self_message: must be True with method='fast', which counts rows twice, got False")
         warn_of_units(pixels, self.kernels)
         self.domain = Domain(
             self.shape,
@@ -141,7 +141,7 @@ class DenseCRF:
         )
         for name, value in (("tol", options.tol), ("damping", options.damping), ("free_energy", options.free_energy)):
             if value and self._half_rows:
-                raise ValueError(f"{name}: wants every pixel's Q in every iteration, which method='fast' does without")
+                raise ValueError(f"{name}: must not be asked of method='fast', which leaves pixels out, got {value!r}")
         compatibility, weights = self._weights(values.shape[0])
         run = self._exact if self.method == "exact" else self._engine
         q, done, energy = run(self._ready(), values, sign, weights, compatibility, options)

@@ -120,7 +120,7 @@ def any_call(draw):
         ],
         "compatibility": "potts" if draw(st.booleans()) else weights(draw, labels, rng, wild),
         "normalization": draw(normalizations),
-        "method": draw(st.sampled_from(["tuned", "tuned", "classic"])),
+        "method": draw(st.sampled_from(["tuned", "tuned", "classic", "fast"])),
         "iterations": draw(st.integers(0, 4)),
         "tol": -1.0 if draw(mishaps[wild]) else draw(st.sampled_from([None, None, 0.0, 1e-3, 0.5, 1e-50])),
         "damping": 1.0 if draw(mishaps[wild]) else draw(st.sampled_from([0.0, 0.0, 0.3, 0.99])),
@@ -129,6 +129,8 @@ def any_call(draw):
         "dtype": draw(st.sampled_from(["float32", "float64"])),
         "num_threads": draw(st.integers(1, 3)),
     }
+    if options["method"] == "fast":
+        options.update(tol=None, damping=0.0, self_message=True, free_energy=False)
     if draw(st.booleans()):
         options["mask"] = rng.random(shape) < draw(st.sampled_from([0.05, 0.5, 0.95]))
         options["mask"].flat[0] |= not draw(mishaps[wild])
@@ -198,7 +200,7 @@ def test_one_crf_for_many_scores(shape, counts, threads, seed):
     st.one_of(st.integers(1, 9), st.sampled_from([16, 17, 33, 64])),
     st.sampled_from([1, 2, 3, 4, 7, 15, 16, 17, 31, 32, 33, 70]),
     st.one_of(decades(-2, 1), decades(-40, 40)),
-    st.sampled_from(["tuned", "classic"]),
+    st.sampled_from(["tuned", "classic", "fast"]),
     st.sampled_from(["float32", "float64"]),
     st.integers(1, 3),
     seeds,
