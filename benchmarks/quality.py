@@ -55,7 +55,7 @@ def methods(threads: int, given: params.Params | None) -> dict[str, Method]:
     return runs
 
 
-def _grid(sample: Sample, setting: params.GridSetting) -> Labels:
+def _grid(sample: Sample, setting: grid.GridSetting) -> Labels:
     return grid.refine(sample.image, logits=sample.logits, **vars(setting)).labels
 
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from densecrf import grid
 from densecrf.datasets import Sample
+from densecrf.grid import GridSetting
 from densecrf.kernels import Bilateral, Gaussian
 from densecrf.mean_field import DenseCRF
-from densecrf.params import GridSetting, Params
+from densecrf.params import Params
 from densecrf.presets import Preset
 
 Candidate = Any  # a Dense or a Grid: a tuple of plain values, which sorts the weaker setting first

@@ -24,6 +24,23 @@ _UNITS, _MOST = 1e3, 1e4  # gco takes integers up to 1e7: thousandths, and what 
 
 
 @dataclass(frozen=True)
+class GridSetting:
+    """Weight, contrast and neighbourhood, as in `refine`."""
+
+    weight: float = 15.0
+    contrast: float = 0.1
+    neighbours: int = 8
+
+    def __post_init__(self) -> None:
+        if _checks.number("weight", self.weight) < 0:
+            raise ValueError(f"weight: must be at least 0, got {self.weight!r}")
+        if _checks.number("contrast", self.contrast) <= 0:
+            raise ValueError(f"contrast: must be above 0, got {self.contrast!r}")
+        if self.neighbours not in NEIGHBOURS:
+            raise ValueError(f"neighbours: must be 4 or 8, got {self.neighbours!r}")
+
+
+@dataclass(frozen=True)
 class GridResult:
     """Labels ``[H, W]`` and their energy."""
 
@@ -69,7 +86,7 @@ def refine(
         raise ValueError(f"image: must have shape [H, W] or [H, W, C], got {pixels.shape}")
     size = pixels.shape[0], pixels.shape[1]
     costs = _unary(size, logits, probs, unary, labels, num_labels, confidence)
-    edges = _edges(pixels, _number("weight", weight), _number("contrast", contrast), neighbours)
+    edges = _edges(pixels, GridSetting(weight, contrast, neighbours))
     cycles = _checks.integer("cycles", cycles, 1)
     found = _two_labels(costs, edges) if len(costs) == 2 else _expansion(costs, edges, cycles)
     return GridResult(found, energy(found, costs, edges))
@@ -93,26 +110,16 @@ def _unary(size: tuple[int, int], logits: Any, probs: Any, unary: Any, labels: A
     return (costs - costs.min(axis=0)).reshape(-1, *size)  # what all labels of a pixel share changes nothing
 
 
-def _number(name: str, value: Any) -> float:
-    found = _checks.number(name, value)
-    if found < 0 or (name == "contrast" and found == 0):
-        raise ValueError(f"{name}: must be {'at least' if name == 'weight' else 'above'} 0, got {value!r}")
-    return found
-
-
-def _edges(image: Array, weight: float, contrast: float, neighbours: int) -> Edges:
-    if neighbours not in NEIGHBOURS:
-        raise ValueError(f"neighbours: must be 4 or 8, got {neighbours!r}")
+def _edges(image: Array, setting: GridSetting) -> Edges:
     colours = image.reshape(*image.shape[:2], -1).astype(np.float64)
     squares = {}
-    for step in _STEPS[: neighbours // 2]:
+    for step in _STEPS[: setting.neighbours // 2]:
         here, there = _ends(step)
         squares[step] = ((colours[here] - colours[there]) ** 2).sum(axis=-1)
     pairs = sum(square.size for square in squares.values())
     mean = sum(square.sum() for square in squares.values()) / max(pairs, 1) or 1.0  # 0: one colour everywhere
-    return {
-        step: weight * np.exp(square / (-2 * contrast * mean)) / np.hypot(*step) for step, square in squares.items()
-    }
+    scale = -2 * setting.contrast * mean
+    return {step: setting.weight * np.exp(square / scale) / np.hypot(*step) for step, square in squares.items()}
 
 
 def _ends(step: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

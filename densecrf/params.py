@@ -19,20 +19,12 @@ from typing import Any
 import numpy as np
 
 from densecrf import _checks, images, presets
+from densecrf.grid import GridSetting
 from densecrf.images import FileError
 from densecrf.kernels import Bilateral, Gaussian, Kernel
 from densecrf.presets import Preset
 
 _KINDS: dict[str, type[Gaussian] | type[Bilateral]] = {"gaussian": Gaussian, "bilateral": Bilateral}
-
-
-@dataclass(frozen=True)
-class GridSetting:
-    """Arguments of `densecrf.grid.refine`."""
-
-    weight: float = 15.0
-    contrast: float = 0.1
-    neighbours: int = 8
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,16 @@ def load(path: str | os.PathLike[str]) -> Params:
 
 
 def save(path: str | os.PathLike[str], params: Params, **about: Any) -> None:
-    """Write a parameter file, with anything else that goes into JSON beside the parameters."""
+    """Write a parameter file, with anything else that goes into JSON beside the parameters.
+
+    Raises
+    ------
+    FileError
+        It cannot be written.
+    ValueError
+        A kernel is neither a `Gaussian` nor a `Bilateral`.
+
+    """
     content = {**plain(params), **about}
     target = Path(path)
     with images.Outputs(target.parent) as outputs, outputs.open(target.name) as file:
@@ -103,7 +104,9 @@ def _kernel(kind: str, **values: Any) -> Kernel:
 
 
 def _plain(kernel: Kernel) -> dict[str, Any]:
-    kind = next(name for name, made in _KINDS.items() if isinstance(kernel, made))
+    kind = next((name for name, made in _KINDS.items() if isinstance(kernel, made)), None)
+    if kind is None:
+        raise ValueError(f"kernels: must be Gaussian or Bilateral to go into a file, got {type(kernel).__name__}")
     values = {name: value for name, value in vars(kernel).items() if value is not None}
     return {"kind": kind} | {
         name: value if isinstance(value, str) else np.asarray(value).tolist() for name, value in values.items()

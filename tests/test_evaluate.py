@@ -95,7 +95,7 @@ def page() -> Page:
 
 def test_figures_are_those_of_the_methods(folder):
     data = datasets.DataSet(folder)
-    changed = params.Params(grid=params.GridSetting(weight=0.3))
+    changed = params.Params(grid=grid.GridSetting(weight=0.3))
     found = evaluate.evaluate(data, changed, resamples=20)
     samples = [data.read(name) for name in data.names]
     expected = {
@@ -237,7 +237,7 @@ def test_some_methods():
 
 
 def test_parameters_reach_the_methods(quick):
-    params.save("given.json", params.Params(grid=params.GridSetting(weight=0)))
+    params.save("given.json", params.Params(grid=grid.GridSetting(weight=0)))
     ok("--params", "given.json", "--methods", "unary,grid")
     assert written()["params"]["grid"]["weight"] == 0
     assert cells()["grid - unary", "mIoU"] == "0"

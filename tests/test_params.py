@@ -13,9 +13,10 @@ from PIL import Image
 import densecrf
 from densecrf import images, params, presets
 from densecrf.cli import cli
+from densecrf.grid import GridSetting
 from densecrf.images import FileError
-from densecrf.kernels import Bilateral, Gaussian
-from densecrf.params import GridSetting, Params
+from densecrf.kernels import Bilateral, Custom, Gaussian
+from densecrf.params import Params
 from densecrf.presets import Preset
 
 KERNELS = (Gaussian(sxy=(1, 2), weight=[1, 2]), Bilateral(sxy=20, srgb=(3, 4, 5), weight=2, normalization="after"))
@@ -42,6 +43,12 @@ def test_a_part_may_be_missing(tmp_path):
     assert params.load(path) == Params()
 
 
+def test_features_do_not_go_into_a_file(tmp_path):
+    with pytest.raises(ValueError, match="kernels: must be Gaussian or Bilateral to go into a file, got Custom"):
+        params.save(tmp_path / "params.json", Params(Preset((Custom(np.zeros((4, 2))),), 5)))
+    assert not list(tmp_path.iterdir())
+
+
 KERNEL = {"kind": "bilateral", "sxy": 5, "srgb": 3, "weight": 1}
 
 
@@ -58,6 +65,7 @@ KERNEL = {"kind": "bilateral", "sxy": 5, "srgb": 3, "weight": 1}
         ({"dense": {"kernels": [KERNEL], "iterations": -1}}, "iterations: must be"),
         ({"dense": {"kernels": [KERNEL], "normalization": "x"}}, "normalization: must be"),
         ({"grid": {"width": 1}}, "width"),
+        ({"grid": {"weight": -1}}, "weight: must be at least 0"),
     ],
 )
 def test_what_is_no_parameter_file_is_refused(tmp_path, content, reason):
