@@ -78,6 +78,23 @@ struct GridView {
   const T* taps[kGridAxes];  // [radius + 1], centre first
 };
 
+// ---- all pairs
+// -------------------------------------------------------------------------------------------------------------------------
+
+// out[:, i] = sum_j exp(-|f_i - f_j|^2 / 2) values[:, j] for the points i of a range
+template <class T>
+struct ExactRequest {
+  const T* features;  // [N, d] already divided by their bandwidths
+  int64_t points;
+  int dims;
+  const T* values;  // [C, N]
+  int channels;
+  bool self;  // j = i, too
+  int64_t begin, end;
+  int threads;
+  T* out;  // output [C, end - begin]
+};
+
 // ---- mean field
 // ------------------------------------------------------------------------------------------------------------------------
 
@@ -121,6 +138,7 @@ struct MeanFieldRequest {
   // Q_t before the last is computed for every second row of so many points only, in turns, each of which
   // counts twice; 0: for all.  Without damping, tolerance, free energy, self, states and kept.
   int64_t half_rows;
+  bool float16;         // values on lattices may be stored in half precision where that is faster
   double* free_energy;  // output [iterations + 1] or null
   int iterations_done;  // output
   int threads;
@@ -197,6 +215,8 @@ struct Ops {
   size_t (*grid_filter_workspace)(const GridView<T>&, int channels, int threads);
   Status (*grid_filter)(const GridView<T>&, int channels, const T* values, T* out, int threads,
                         void* workspace);
+  size_t (*exact_filter_workspace)(const ExactRequest<T>&);
+  Status (*exact_filter)(const ExactRequest<T>&, void* workspace);
   size_t (*mean_field_workspace)(const MeanFieldRequest<T>&);
   Status (*mean_field)(MeanFieldRequest<T>&, void* workspace);
   int64_t (*mean_field_states)(const MeanFieldRequest<T>&);

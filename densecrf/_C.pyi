@@ -55,6 +55,9 @@ class _Ops(Protocol):
     def filter(self, lattice: _Lattice, values: _Array, transpose: bool, threads: int, /) -> _Array: ...
     def filter_weights_grad(self, lattice: _Lattice, values: _Array, grad: _Array, threads: int, /) -> _Array: ...
     def grid_filter(self, grid: _Grid, values: _Array, threads: int, /) -> _Array: ...
+    def exact_filter(
+        self, features: _Array, values: _Array, self_message: bool, begin: int, end: int, threads: int, /
+    ) -> _Array: ...
     def mean_field(
         self,
         unary: _Array,  # [L, N]
@@ -68,6 +71,7 @@ class _Ops(Protocol):
         mask: NDArray[np.uint8] | None,
         free_energy: bool,
         half_rows: int,
+        float16: bool,
         threads: int,
         progress: Callable[[int], object] | None,
         /,

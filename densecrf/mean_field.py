@@ -7,13 +7,13 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from densecrf import _checks, _inputs, _native, presets, reference, terms
+from densecrf import _checks, _exact, _inputs, _native, presets, reference, terms
 from densecrf.features import Domain
 from densecrf.kernels import Bilateral, Kernel
 
@@ -191,6 +191,7 @@ class DenseCRF:
                 mask,
                 options.free_energy,
                 self.shape[-1] if self._half_rows else 0,
+                self.method in ("tuned", "fast"),
                 self.num_threads,
                 options.progress,
             )
@@ -210,7 +211,8 @@ class DenseCRF:
             (features[part], weight, kernel.normalization or self.normalization)
             for features, weight, kernel in zip(prepared, weights, self.kernels, strict=True)
         ]
-        pairwise = reference.Pairwise(exact, mu, self.self_message)
+        matrix = partial(_exact.Matrix, dtype=self.out_dtype, num_threads=self.num_threads)
+        pairwise = reference.Pairwise(exact, mu, self.self_message, matrix=matrix)
         q = reference.softmax(-energies)
         inner = q[:, part] if options.initial is None else options.initial[:, part]
         unary = energies[:, part]

@@ -26,6 +26,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,7 +137,8 @@ def normalizers(matrix: GaussianMatrix, normalization: str = "symmetric") -> tup
 class Pairwise:
     """The pairwise energies of a list of kernels: built once, then called with each Q.
 
-    Parameters are those of `mean_field`; `keep_bytes` bounds the memory for kernel matrices.
+    Parameters are those of `mean_field`; `keep_bytes` bounds the memory for kernel matrices, `matrix` makes another
+    one than `GaussianMatrix` of features and `self_message`.
     """
 
     def __init__(  # noqa: D107
@@ -145,6 +147,7 @@ class Pairwise:
         compatibility: ArrayLike = "potts",
         self_message: bool = True,
         keep_bytes: int = _KEEP_BYTES,
+        matrix: Callable[[Any, bool], Any] | None = None,
     ) -> None:
         if isinstance(compatibility, str) and compatibility != "potts":
             rule = "must be 'potts', a number, [L] or [L, L]"
@@ -152,10 +155,11 @@ class Pairwise:
         self._mu = np.asarray(1.0 if isinstance(compatibility, str) else compatibility, dtype=np.float64)
         self._terms = []
         terms = [Kernel(*kernel) for kernel in kernels]
+        make = matrix or partial(GaussianMatrix, keep_bytes=keep_bytes // max(1, len(terms)))
         for features, weight, normalization in terms:
-            matrix = GaussianMatrix(features, self_message, keep_bytes=keep_bytes // len(terms))
-            left, right = normalizers(matrix, normalization)
-            self._terms.append((np.asarray(weight, dtype=np.float64), matrix, left, right))
+            made = make(features, self_message)
+            left, right = normalizers(made, normalization)
+            self._terms.append((np.asarray(weight, dtype=np.float64), made, left, right))
 
     def __call__(self, Q: Array) -> Array:
         """``E = mu (sum_m W_m F_m)`` ``[L, N]``."""

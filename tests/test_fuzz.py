@@ -224,3 +224,13 @@ def test_lattice(points, d, channels, scale, method, dtype, threads, seed):
     own = lattice.self_weights()
     assert np.isfinite(own).all()
     assert own.min() >= 0
+
+
+@pytest.mark.parametrize("labels", [9, 33])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_values_in_half_precision(labels, threads):
+    """Lattices of images this small do not outgrow the cache, but for noise."""
+    rng = np.random.default_rng(labels)
+    image, logits = rng.integers(0, 256, (110, 90, 3), np.uint8), rng.normal(size=(labels, 110, 90))
+    found = refine(image, logits=logits, num_threads=threads).probs
+    np.testing.assert_allclose(found.sum(axis=0), 1, rtol=1e-5)

@@ -3,6 +3,9 @@
 // Every thread splats into a copy of its own, which costs a reduction but beats gathering by vertex 1.8x
 // while vertices are fewer than points (see docs/performance.md).  A thread clears and adds only the range of
 // vertices that its points touch.
+//
+// Where the caller allows it and the values outgrow the second-level cache, they are blurred and sliced in
+// half precision: the blur is bound by memory there.  Sums before the blur stay float.
 #pragma once
 #include "cpu/parallel.h"
 #include "cpu/rounds.h"
@@ -13,32 +16,33 @@ DENSECRF_BEGIN
 // One blur step along one axis, in place: x += blur * (both neighbours), chain by chain.  Each row is read
 // and written once, and vertices without neighbours along the axis (a tenth to a quarter of them on
 // photographs) are not touched at all.
-template <class T, int W>
-[[gnu::noinline]] void blur_chains(const int32_t* chains, Range range, T blur, T* values) {
+template <class T, int W, class S>
+[[gnu::noinline]] void blur_chains(const int32_t* chains, Range range, T blur, S* values) {
+  constexpr int kBytes = W * int(sizeof(S));
   constexpr int kAhead = 24;
   for (int64_t i = range.begin; i < range.end;) {
     int32_t id = chains[i];
-    T* at = values + int64_t(id) * W;
-    auto here = Row<T, W>::load(at);
+    S* at = values + int64_t(id) * W;
+    auto here = load_row<T, W>(at);
     auto before = Row<T, W>::zero();
     while (id >= 0) {
       const int64_t ahead = smaller(i + kAhead, range.end - 1);
-      const T* later = values + int64_t(chains[ahead] < 0 ? ~chains[ahead] : chains[ahead]) * W;
-      for (int c = 0; c < W; c += 64 / int(sizeof(T))) __builtin_prefetch(later + c, 1);
-      if (W * sizeof(T) > 64) __builtin_prefetch(later + W - 1, 1);
+      const S* later = values + int64_t(chains[ahead] < 0 ? ~chains[ahead] : chains[ahead]) * W;
+      for (int c = 0; c < W; c += 64 / int(sizeof(S))) __builtin_prefetch(later + c, 1);
+      if (kBytes % 64 != 0 && 64 % kBytes != 0) __builtin_prefetch(later + W - 1, 1);
       id = chains[++i];
-      T* next_at = values + int64_t(id < 0 ? ~id : id) * W;
-      const auto next = Row<T, W>::load(next_at);
+      S* next_at = values + int64_t(id < 0 ? ~id : id) * W;
+      const auto next = load_row<T, W>(next_at);
       before.add_scaled(T(1), next);
       auto sum = here;
       sum.add_scaled(blur, before);
-      sum.store(at);
+      store_row(sum, at);
       before = here;
       here = next;
       at = next_at;
     }
     here.add_scaled(blur, before);
-    here.store(at);
+    store_row(here, at);
     ++i;
   }
 }
@@ -50,16 +54,25 @@ class LatticeField {
   // machine a barrier can cost a time slice of 8 ms, a blur of this size takes about 0.3 ms.
   static constexpr int64_t kManyValues = int64_t(1) << 17;
 
+  // Values beyond so many bytes are stored in half precision, where that is allowed.
+  static constexpr int64_t kManyBytes = int64_t(1) << 21;
+  static constexpr int kManyChannels = 8;  // of short rows it is not faster
+
   LatticeField() : plan_(0) {}
 
   // Two rounds of values alternate, since a pass slices the last blur while it splats for the next; or all
   // rounds' are kept where the caller says.
   void layout(const LatticeView<T>& lattice, const SlabPlan& plan, int threads, Arena* arena,
-              Rounds<T> kept = {}) {
+              Rounds<T> kept = {}, bool float16 = false) {
     layout_to_read(lattice, plan, kept);
     const int64_t values = lattice_.vertices * plan_.stride(), step = (values + 15) & ~int64_t(15);
-    if (kept.rounds == 0) rounds_ = {arena->template take<T>(2 * step), step, 2};
-    for (int t = 1; t < threads; ++t) part_[t] = arena->template take<T>(values);
+    in_float16_ =
+        float16 && kHalves && plan_.stride() >= kManyChannels && values * int64_t(sizeof(T)) > kManyBytes;
+    if (in_float16_)
+      halves_ = arena->template take<Float16>(values);
+    else if (kept.rounds == 0)
+      rounds_ = {arena->template take<T>(2 * step), step, 2};
+    for (int t = in_float16_ ? 0 : 1; t < threads; ++t) part_[t] = arena->template take<T>(values);
   }
   // For slices only, of values that are there.
   void layout_to_read(const LatticeView<T>& lattice, const SlabPlan& plan, Rounds<T> kept) {
@@ -68,15 +81,19 @@ class LatticeField {
     rounds_ = kept;
   }
 
-  // Called once by every thread before the first splat, with the points that it will splat.
-  void start(int thread, Range points) {
-    touched_[thread] = thread == 0 ? Range{0, lattice_.vertices} : vertices_of(points);
+  // Called once by every thread before the first splat, with the points that it will splat and the factors
+  // [N] (or null for 1) of what it splats, which are not negative.
+  void start(int thread, Range points, const T* in_scale) {
+    touched_[thread] = thread == 0 && !in_float16_ ? Range{0, lattice_.vertices} : vertices_of(points);
+    mass_[thread] = 0;
+    for (int64_t p = points.begin; p < points.end && in_float16_; ++p)
+      mass_[thread] += in_scale ? double(in_scale[p]) : 1.0;
   }
 
   // `round` counts blurs: splats, the blur and the slices that belong together name the same one.
   VertexValues<T> blurred(int round) const { return {rounds_.at(round), lattice_.vertices}; }
   VertexValues<T> accumulator(int thread, int round) const {
-    return thread == 0 ? blurred(round) : VertexValues<T>{part_[thread], lattice_.vertices};
+    return thread == 0 && !in_float16_ ? blurred(round) : VertexValues<T>{part_[thread], lattice_.vertices};
   }
 
   // Zeroes what this thread will splat into.
@@ -95,6 +112,7 @@ class LatticeField {
     bool shared = lattice_.vertices * plan_.stride() >= kManyValues && team.size() > 1;
     int parts = shared ? team.size() : 1, part = shared ? thread : 0;
     int first = shared ? 0 : thread, step = shared ? 1 : team.size();
+    if (thread == 0) float16_step_ = T(1) / float16_scale(team.size());
     for (int s = first; s < plan_.slabs(); s += step)
       reduce(team.size(), s, band(lattice_.vertices, parts, part), round);
     for (int i = 0; i <= lattice_.dims && shared; ++i) {
@@ -107,14 +125,19 @@ class LatticeField {
   }
 
   // rows <- in + out_scale * slice, splat of rows: see splat_slice.h.
-  void slice(VertexValues<T> values, int64_t first, int count, const T* in, T gain, const T* out_scale,
-             T* out) const {
-    for (int s = 0; s < plan_.slabs(); ++s) {
-      for_width(plan_.width(s), [&](auto w) {
-        slice_function<T, decltype(w)::value>(lattice_.dims)(lattice_, values, plan_.column(s), first, count,
-                                                             in, gain, out_scale, out, plan_.stride());
-      });
+  void slice(int round, int64_t first, int count, const T* in, T gain, const T* out_scale, T* out) const {
+    const auto from = [&](auto values, T factor) {
+      for (int s = 0; s < plan_.slabs(); ++s) {
+        for_width(plan_.width(s), [&](auto w) {
+          slice_function<T, typename decltype(values)::Stored, decltype(w)::value>(lattice_.dims)(
+              lattice_, values, plan_.column(s), first, count, in, factor, out_scale, out, plan_.stride());
+        });
+      }
+    };
+    if constexpr (kHalves) {
+      if (in_float16_) return from(VertexValues<Float16>{halves_, lattice_.vertices}, gain * float16_step_);
     }
+    from(blurred(round), gain);
   }
   void splat(VertexValues<T> values, int64_t first, int count, const T* in, const T* in_scale) const {
     for (int s = 0; s < plan_.slabs(); ++s) {
@@ -145,9 +168,13 @@ class LatticeField {
     const int32_t* chains = lattice_.chains + first;
     Range range = band(lattice_.chain_starts[axis + 1] - first, parts, part);
     range = {chain_border(chains, range.begin), chain_border(chains, range.end)};
-    T* slab = slab_of(blurred(round), s);
-    for_width(plan_.width(s),
-              [&](auto w) { blur_chains<T, decltype(w)::value>(chains, range, lattice_.blur, slab); });
+    for_width(plan_.width(s), [&](auto w) {
+      constexpr int W = decltype(w)::value;
+      if constexpr (kHalves) {
+        if (in_float16_) return blur_chains<T, W>(chains, range, lattice_.blur, half_slab(s));
+      }
+      blur_chains<T, W>(chains, range, lattice_.blur, slab_of(blurred(round), s));
+    });
   }
   // The first chain that begins at i or later.
   static int64_t chain_border(const int32_t* chains, int64_t i) {
@@ -155,7 +182,39 @@ class LatticeField {
     return i;
   }
 
+  Float16* half_slab(int s) const { return halves_ + plan_.column(s) * lattice_.vertices; }
+
+  // Half precision ends at 65504.  No value is larger than the mass of all that is splatted, times what d + 1
+  // blur steps make of it; a power of two, so that scaling rounds nothing.
+  T float16_scale(int team_size) const {
+    double most = 0;
+    for (int t = 0; t < team_size; ++t) most += mass_[t];
+    for (int i = 0; i <= lattice_.dims; ++i) most *= 1 + 2 * double(lattice_.blur);
+    T scale = 1;
+    while (most * double(scale) > 32768) scale /= 2;
+    return scale;
+  }
+
+  // The sum of the threads' copies in half precision.
+  void reduce_to_float16(int team_size, int s, Range range) {
+    if constexpr (kHalves) {
+      const T scale = float16_scale(team_size);
+      for_width(plan_.width(s), [&](auto w) {
+        constexpr int W = decltype(w)::value;
+        for (int64_t v = range.begin; v < range.end; ++v) {
+          auto sum = Row<T, W>::zero();
+          for (int t = 0; t < team_size; ++t) {
+            if (touched_[t].begin <= v && v < touched_[t].end)
+              sum.add_scaled(scale, slab_of(accumulator(t, 0), s) + v * W);
+          }
+          store_row(sum, half_slab(s) + v * W);
+        }
+      });
+    }
+  }
+
   void reduce(int team_size, int s, Range range, int round) {
+    if (in_float16_) return reduce_to_float16(team_size, s, range);
     T* sum = slab_of(accumulator(0, round), s);
     const int width = plan_.width(s);
     for (int t = 1; t < team_size; ++t) {
@@ -187,6 +246,11 @@ class LatticeField {
   Rounds<T> rounds_;
   T* part_[kMaxThreads] = {};
   Range touched_[kMaxThreads] = {};
+  static constexpr bool kHalves = kHasFloat16 && std::is_same_v<T, float>;
+  bool in_float16_ = false;
+  Float16* halves_ = nullptr;      // the blurred values, of one round at a time
+  T float16_step_ = 1;             // what a stored 1 means
+  double mass_[kMaxThreads] = {};  // sum of the factors of what a thread splats
 };
 
 DENSECRF_END

@@ -55,7 +55,8 @@ class MeanField {
       const KernelView<T>& view = r_.kernels[k];
       terms_[k].coupling.layout(view, r_.labels, plan_, arena);
       terms_[k].layout(view, plan_, r_.threads, arena,
-                       states ? Rounds<T>{states, step, r_.iterations} : Rounds<T>{});
+                       states ? Rounds<T>{states, step, r_.iterations} : Rounds<T>{},
+                       r_.float16 && !states && !keep_q_);
       if (states) states += Term<T>::values(view, plan_);
       if (!view.lattice) row_points_ = view.grid->size[2];
       grid = grid || !view.lattice;

@@ -23,6 +23,8 @@ Ops<T> ops() {
   out.filter_weights_grad = filter_weights_grad<T>;
   out.grid_filter_workspace = grid_filter_workspace<T>;
   out.grid_filter = grid_filter<T>;
+  out.exact_filter_workspace = exact_filter_workspace<T>;
+  out.exact_filter = exact_filter<T>;
   out.mean_field_workspace = mean_field_workspace<T>;
   out.mean_field = mean_field<T>;
   out.mean_field_states = mean_field_states<T>;

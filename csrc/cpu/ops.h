@@ -38,6 +38,11 @@ Status grid_filter(const GridView<T>& grid, int channels, const T* values, T* ou
                    void* workspace);
 
 template <class T>
+size_t exact_filter_workspace(const ExactRequest<T>& request);
+template <class T>
+Status exact_filter(const ExactRequest<T>& request, void* workspace);
+
+template <class T>
 size_t mean_field_workspace(const MeanFieldRequest<T>& request);
 template <class T>
 Status mean_field(MeanFieldRequest<T>& request, void* workspace);

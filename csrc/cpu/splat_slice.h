@@ -1,20 +1,21 @@
 // Splat and slice of a run of points, for one slab (Adams et al. 2010, sections 3.1 and 3.3).
 #pragma once
-#include "cpu/rows.h"
+#include "cpu/float16.h"
 
 DENSECRF_BEGIN
 
 // A value array on the vertices of one lattice.
 template <class T>
 struct VertexValues {
+  using Stored = T;
   T* data;
   int64_t vertices;
   T* slab(int column) const { return data + column * vertices; }
 };
 
-// out[p] = in[p] + gain * out_scale[p] * sum_k weight_k * values[vertex_k]
-template <class T>
-using SliceFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first,
+// out[p] = in[p] + gain * out_scale[p] * sum_k weight_k * values[vertex_k], the values stored as S
+template <class T, class S>
+using SliceFn = void (*)(const LatticeView<T>& lattice, VertexValues<S> values, int column, int64_t first,
                          int count, const T* in, T gain, const T* out_scale, T* out, int stride);
 // values[vertex_k] += weight_k * in_scale[p] * rows[p]
 template <class T>
@@ -26,18 +27,18 @@ template <class T>
 using DotsFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first,
                         int count, const T* rows, T gain, const T* scale, T* dots, int stride);
 
-template <class T, int D, int W>
-void slice_points(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count,
+template <class T, class S, int D, int W>
+void slice_points(const LatticeView<T>& lattice, VertexValues<S> values, int column, int64_t first, int count,
                   const T* in, T gain, const T* out_scale, T* out, int stride) {
   const int corners = (D ? D : lattice.dims) + 1;
-  const T* slab = values.slab(column);
+  const S* slab = values.slab(column);
   in += column;
   out += column;
   for (int p = 0; p < count; ++p, in += stride, out += stride) {
     const T* w = lattice.weights + (first + p) * corners;
     const int32_t* id = lattice.simplex_vertices + int64_t(lattice.simplex[first + p]) * corners;
     auto sum = Row<T, W>::zero();
-    for (int k = 0; k < corners; ++k) sum.add_scaled(w[k], slab + int64_t(id[k]) * W);
+    for (int k = 0; k < corners; ++k) sum.add_scaled(w[k], load_row<T, W>(slab + int64_t(id[k]) * W));
     auto row = Row<T, W>::load(in);
     row.add_scaled(out_scale ? gain * out_scale[first + p] : gain, sum);
     row.store(out);
@@ -83,15 +84,15 @@ void corner_dots(const LatticeView<T>& lattice, VertexValues<T> values, int colu
 }
 
 // The code for float and the common dimensions is unrolled over the corners; the rest loops.
-template <class T, int W>
-inline SliceFn<T> slice_function(int dims) {
+template <class T, class S, int W>
+inline SliceFn<T, S> slice_function(int dims) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (dims == 2) return slice_points<T, 2, W>;
-    if (dims == 3) return slice_points<T, 3, W>;
-    if (dims == 5) return slice_points<T, 5, W>;
-    if (dims == 6) return slice_points<T, 6, W>;
+    if (dims == 2) return slice_points<T, S, 2, W>;
+    if (dims == 3) return slice_points<T, S, 3, W>;
+    if (dims == 5) return slice_points<T, S, 5, W>;
+    if (dims == 6) return slice_points<T, S, 6, W>;
   }
-  return slice_points<T, 0, W>;
+  return slice_points<T, S, 0, W>;
 }
 template <class T, int W>
 inline SplatFn<T> splat_function(int dims) {

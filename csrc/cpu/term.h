@@ -15,12 +15,13 @@ class Term {
   KernelView<T> view = {};
   Coupling<T> coupling;
 
-  // Filtered values are kept in `kept`, or two rounds at a time in the workspace.
+  // Filtered values are kept in `kept`, or two rounds at a time in the workspace; in half precision, if that
+  // is allowed, one.
   void layout(const KernelView<T>& kernel, const SlabPlan& plan, int threads, Arena* arena,
-              Rounds<T> kept = {}) {
+              Rounds<T> kept = {}, bool float16 = false) {
     view = kernel;
     if (view.lattice)
-      lattice_.layout(*view.lattice, plan, threads, arena, kept);
+      lattice_.layout(*view.lattice, plan, threads, arena, kept, float16);
     else
       grid_.layout(*view.grid, plan, threads, arena, kept);
   }
@@ -47,7 +48,7 @@ class Term {
   // Called once by every thread before the first splat, with the points that it will splat, whole rows of a
   // grid.
   void start(int thread, Range points) {
-    if (view.lattice) return lattice_.start(thread, points);
+    if (view.lattice) return lattice_.start(thread, points, view.norm_in);
     const int64_t width = view.grid->size[2];
     grid_.start(thread, {points.begin / width, points.end / width});
   }
@@ -88,7 +89,7 @@ class Term {
  private:
   void slice_scaled(int64_t first, int count, int round, T gain, const T* in, const T* norm, T* out) const {
     if (view.lattice) {
-      return lattice_.slice(lattice_.blurred(round), first, count, in, gain * view.lattice->alpha, norm, out);
+      return lattice_.slice(round, first, count, in, gain * view.lattice->alpha, norm, out);
     }
     const int64_t width = view.grid->size[2], x = first % width;
     grid_.slice(first / width, x, count, round, gain, in, norm, out);

@@ -162,6 +162,30 @@ Array<T> grid_filter(const py::tuple& grid, const Array<T>& values, int threads)
   return out;
 }
 
+template <class T>
+Array<T> exact_filter(const Array<T>& features, const Array<T>& values, bool self, int64_t begin, int64_t end,
+                      int threads) {
+  expect(features.ndim() == 2 && features.shape(0) >= 1 && features.shape(1) >= 1, "features must be [N, d]");
+  expect(values.ndim() == 2 && values.shape(0) >= 1 && values.shape(1) == features.shape(0),
+         "values must be [C, N]");
+  expect(0 <= begin && begin < end && end <= features.shape(0), "the range must lie within the points");
+  expect_threads(threads);
+  Array<T> out = empty<T>({values.shape(0), end - begin});
+  const ExactRequest<T> request{features.data(),
+                                features.shape(0),
+                                int(features.shape(1)),
+                                values.data(),
+                                int(values.shape(0)),
+                                self,
+                                begin,
+                                end,
+                                threads,
+                                out.mutable_data()};
+  const Memory workspace(ops<T>().exact_filter_workspace(request));
+  without_gil([&] { return ops<T>().exact_filter(request, workspace.data()); });
+  return out;
+}
+
 // Lets Ctrl-C through and tells the caller's callback how far the run is.
 bool checkpoint(void* data, int done) {
   py::gil_scoped_acquire acquire;
@@ -176,7 +200,8 @@ bool checkpoint(void* data, int done) {
 template <class T>
 py::tuple mean_field(const Array<T>& unary, T unary_sign, const py::object& initial, const py::list& kernels,
                      bool potts, int iterations, T damping, T tolerance, const py::object& mask,
-                     bool free_energy, int64_t half_rows, int threads, const py::object& progress) {
+                     bool free_energy, int64_t half_rows, bool float16, int threads,
+                     const py::object& progress) {
   expect(unary.ndim() == 2 && unary.size() > 0, "unary must be [L, N]");
   expect_threads(threads);
   expect(iterations >= 0, "iterations must not be negative");
@@ -195,6 +220,7 @@ py::tuple mean_field(const Array<T>& unary, T unary_sign, const py::object& init
   request.potts = potts;
   request.iterations = iterations;
   request.half_rows = half_rows;
+  request.float16 = float16;
   request.damping = damping;
   request.tolerance = tolerance;
   Array<uint8_t> mask_bytes;
@@ -225,6 +251,7 @@ void define(py::module_ m) {
   m.def("lattice_self", &lattice_self<T>);
   m.def("filter", &filter<T>);
   m.def("grid_filter", &grid_filter<T>);
+  m.def("exact_filter", &exact_filter<T>);
   m.def("mean_field", &mean_field<T>);
   define_training<T>(m);
 }

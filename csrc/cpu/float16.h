@@ -1,0 +1,68 @@
+// Half precision as a way to store rows of floats: F16C converts eight at a time, sums stay float.
+#pragma once
+#include <type_traits>
+
+#include "cpu/rows.h"
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+DENSECRF_BEGIN
+
+struct Float16 {
+  uint16_t bits;
+};
+
+#if defined(__F16C__)
+constexpr bool kHasFloat16 = true;
+
+inline void widen(const Float16* p, float* x) { *x = _cvtsh_ss(p->bits); }
+inline void narrow(float x, Float16* p) { p->bits = _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
+inline void widen(const Float16* p, Vec<float, 8>::type* x) {
+  *x = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline void narrow(Vec<float, 8>::type x, Float16* p) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+#if defined(__AVX512F__)
+inline void widen(const Float16* p, Vec<float, 16>::type* x) {
+  *x = _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline void narrow(Vec<float, 16>::type x, Float16* p) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT));
+}
+#endif
+template <class V>
+inline void widen(const Float16* p, V* x) {
+  for (int i = 0; i < int(sizeof(V) / sizeof(float)); ++i) (*x)[i] = _cvtsh_ss(p[i].bits);
+}
+template <class V>
+inline void narrow(V x, Float16* p) {
+  for (int i = 0; i < int(sizeof(V) / sizeof(float)); ++i) narrow(x[i], p + i);
+}
+#else
+constexpr bool kHasFloat16 = false;
+#endif
+
+// Rows of T in memory as S: T itself or, of floats, Float16.
+template <class T, int W, class S>
+inline Row<T, W> load_row(const S* p) {
+  if constexpr (std::is_same_v<S, T>) {
+    return Row<T, W>::load(p);
+  } else {
+    Row<T, W> row;
+    for (int i = 0; i < Row<T, W>::kVecs; ++i) widen(p + i * Row<T, W>::kLanes, &row.v[i]);
+    return row;
+  }
+}
+template <class T, int W, class S>
+inline void store_row(const Row<T, W>& row, S* p) {
+  if constexpr (std::is_same_v<S, T>) {
+    row.store(p);
+  } else {
+    for (int i = 0; i < Row<T, W>::kVecs; ++i) narrow(row.v[i], p + i * Row<T, W>::kLanes);
+  }
+}
+
+DENSECRF_END

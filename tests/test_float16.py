@@ -1,0 +1,74 @@
+"""Lattices that outgrow the cache keep their blurred values in half precision, where only Q is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import densecrf
+from densecrf import Bilateral, Gaussian, _native
+
+NO_TOLERANCE = 1e-30  # asks for the largest step, for which the engine keeps to single precision
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def scores(labels, shape, seed=1):
+    return np.random.default_rng(seed).normal(size=(labels, *shape)).astype(np.float32)
+
+
+def both(image, logits, **how):
+    """Q as it comes, and in single precision."""
+    crf = densecrf.DenseCRF(image, **how)
+    return [crf.refine(logits, tol=tol).probs for tol in (None, NO_TOLERANCE)]
+
+
+def has_float16():
+    return _native.info()["simd"] in ("avx2", "avx512")
+
+
+# One vector and several; several slabs, and a narrow one beside them.
+@pytest.mark.parametrize("labels, side", [(7, 160), (21, 120), (37, 100), (65, 80), (66, 80)])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_q_is_that_of_single_precision(labels, side, threads):
+    shape = side, side + 3
+    found, single = both(noise(shape), scores(labels, shape), num_threads=threads)
+    assert (np.abs(found - single).max() > 0) == has_float16()
+    np.testing.assert_allclose(found, single, rtol=0, atol=0.1)  # pixels of noise are near to turning over
+    assert np.abs(found - single).mean() < 1e-4
+    np.testing.assert_allclose(found.sum(axis=0), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["tuned", "fast"])
+@pytest.mark.parametrize("normalization", ["symmetric", "after", "before", "none"])
+def test_sums_beyond_its_range(method, normalization):
+    """A sky of one colour, whose sums half precision could not hold, beside pixels that stand alone."""
+    image = noise((250, 260))
+    image[:200] = 128
+    logits = scores(6, image.shape[:2]) * 0.1
+    logits[3] += np.linspace(-1, 1, 260)
+    weight = 1e-3 if normalization == "none" else 5
+    how = {"kernels": [Bilateral(80, 5, weight)], "normalization": normalization, "method": method}
+    found = densecrf.refine(image, logits=logits, **how).probs
+    double = densecrf.refine(image, logits=logits, dtype="float64", **how).probs
+    np.testing.assert_allclose(found, double, rtol=0, atol=0.02)
+    assert np.abs(found - double).mean() < 1e-4
+
+
+def test_same_bits_on_one_thread_and_in_steps():
+    shape = (130, 140)
+    image, logits = noise(shape), scores(9, shape)
+    crf = densecrf.DenseCRF(image, kernels=[Gaussian(1, 3), Bilateral(50, 4, 5)], num_threads=1)
+    whole = crf.refine(logits, iterations=2).probs
+    first = crf.refine(logits, iterations=1).probs
+    assert np.array_equal(whole, crf.refine(logits, iterations=2).probs)
+    np.testing.assert_allclose(crf.refine(logits, iterations=1, initial=first).probs, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("how, labels", [({"method": "classic"}, 9), ({"dtype": "float64"}, 9), ({}, 4)])
+def test_never_in(how, labels):
+    shape = (200, 210)
+    found, other = both(noise(shape), scores(labels, shape), num_threads=1, **how)
+    assert np.array_equal(found, other)
