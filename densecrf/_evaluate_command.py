@@ -12,7 +12,7 @@ from rich.console import Console
 
 from densecrf import _console, _figures, images, params, report
 from densecrf import evaluate as evaluation
-from densecrf._options import dataset_options
+from densecrf._options import dataset_options, params_option
 from densecrf.datasets import DataSet
 from densecrf.images import FileError
 
@@ -36,7 +36,7 @@ def _methods(context: click.Context, option: click.Parameter, text: str) -> list
 @click.command(epilog=EPILOG, short_help="Measure what a CRF gains on photos with known labels.")
 @click.argument("folder", metavar="FOLDER")
 @click.option("-o", "--output", required=True, metavar="OUT", help="Folder for the results; made if missing.")
-@click.option("--params", "parameters", metavar="FILE", help="Parameters of the CRFs; else the defaults.")
+@params_option("Parameters of the dense or the grid CRF; repeatable.  [default: of refine]", multiple=True)
 @click.option(
     "--methods",
     default=",".join(evaluation.METHODS),
@@ -75,9 +75,8 @@ def evaluate(folder: str, output: str, **options: Any) -> None:
 def _run(folder: str, output: str, options: dict[str, Any], console: Console) -> dict[str, str]:
     """Evaluate and write; returns the problems of images."""
     report.check()
-    given = params.load(options["parameters"]) if options["parameters"] else params.Params()
     data = DataSet(folder, **{name: options[name] for name in ("void", "probs", "key", "stride")})
-    names = _names(options["names"], evaluation.num_labels(data))
+    names = _names(options["names"], data.num_labels)
     with (
         images.Outputs(output) as outputs,
         _console.progress(console, options["quiet"]) as progress,
@@ -87,7 +86,7 @@ def _run(folder: str, output: str, options: dict[str, Any], console: Console) ->
         task = progress.add_task("images", total=len(data.names))
         found = evaluation.evaluate(
             data,
-            given,
+            options["params"] or params.Params(),
             options["methods"],
             **{name: options[name] for name in ("jobs", "resamples", "seed")},
             progress=lambda number: progress.update(task, completed=number),

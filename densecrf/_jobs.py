@@ -18,7 +18,7 @@ from densecrf.images import FileError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 SCORE_SUFFIXES = {".npy", ".npz"}
-ENDINGS = {"scores": ("", "_scores", "_logits", "_probs"), "labels": ("", "_labels", "_mask")}
+ENDINGS = {"scores": ("", "_scores", "_logits", "_probs"), "label pictures": ("", "_labels", "_mask")}
 
 
 @dataclass(frozen=True)
@@ -98,34 +98,31 @@ def find_jobs(paths: Sequence[str], scores: Sequence[str], folder: Path, picture
 
     """
     found = _expand(paths, IMAGE_SUFFIXES, "images")
-    if pictures:
-        fitting = _expand(scores, IMAGE_SUFFIXES, "label pictures")
-    else:
-        fitting = _expand(scores, SCORE_SUFFIXES, "scores")
+    what = "label pictures" if pictures else "scores"
+    fitting = _expand(scores, IMAGE_SUFFIXES if pictures else SCORE_SUFFIXES, what)
     if len(paths) == len(scores) == 1 and _is_one_file(paths[0]) and _is_one_file(scores[0]):
         return [Job(found[0], fitting[0], folder)]
     by_stem: dict[str, list[Path]] = {}
     for path in fitting:
         by_stem.setdefault(path.stem, []).append(path)
-    endings = ENDINGS["labels" if pictures else "scores"]
     first: dict[str, Path] = {}
     jobs = []
     for path in found:
-        match = [fit for ending in endings for fit in by_stem.get(path.stem + ending, []) if fit != path]
+        match = [fit for ending in ENDINGS[what] for fit in by_stem.get(path.stem + ending, []) if fit != path]
         twin = first.setdefault(path.stem, path)
-        problem = _problem(path, match, twin if twin != path else None, endings)
+        problem = _problem(path, match, twin if twin != path else None, what)
         jobs.append(Job(path, match[0] if match else path, folder / path.stem, problem))
     return jobs
 
 
-def _problem(path: Path, match: list[Path], twin: Path | None, endings: Iterable[str]) -> str | None:
+def _problem(path: Path, match: list[Path], twin: Path | None, what: str) -> str | None:
     if twin:
         return f"{path}: its results would overwrite those of {twin}, which has the same name"
     if not match and path.exists():
-        names = ", ".join(path.stem + ending for ending in endings)
-        return f"{path}: no scores found for it (looked for files called {names})"
+        names = ", ".join(path.stem + ending for ending in ENDINGS[what])
+        return f"{path}: no {what} found for it (looked for files called {names})"
     if len(match) > 1:
-        return f"{path}: several scores fit: {', '.join(map(str, match))}"
+        return f"{path}: several {what} fit: {', '.join(map(str, match))}"
     return None
 
 
@@ -135,7 +132,7 @@ def _expand(paths: Iterable[str], suffixes: set[str], what: str) -> list[Path]:
     for text in paths:
         path = Path(text)
         if path.is_dir():
-            result += _inside(path, suffixes, what)
+            result += inside(path, suffixes, what)
         elif not _is_one_file(text):
             result += [Path(name) for name in sorted(glob.glob(text, recursive=True))] or [path]
         else:
@@ -143,7 +140,8 @@ def _expand(paths: Iterable[str], suffixes: set[str], what: str) -> list[Path]:
     return list(dict.fromkeys(result))
 
 
-def _inside(folder: Path, suffixes: set[str], what: str) -> list[Path]:
+def inside(folder: Path, suffixes: set[str], what: str) -> list[Path]:
+    """Files of a folder, by their suffixes."""
     try:
         files = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
@@ -205,7 +203,7 @@ def _engine_input(path: Path, source: Source, size: tuple[int, int]) -> dict[str
         num_labels = source.num_labels or max(2, int(labels.max(initial=0)) + 1)
         return {"labels": labels, "num_labels": num_labels, "confidence": source.confidence}
     scores = images.read_scores(path, source.key)
-    _warn_if_stretched(scores.shape[1:], size)
+    warn_if_stretched(scores.shape[1:], size)
     if source.kind == "probs" and scores.shape[1:] != size:
         return {"logits": -densecrf.unary.from_probs(scores)}  # enlarged as log-probabilities
     return {source.kind: scores}
@@ -221,10 +219,7 @@ def _labels_before(arguments: dict[str, Any], size: tuple[int, int]) -> np.ndarr
 
 def _labels(path: Path, source: Source, size: tuple[int, int]) -> np.ndarray:
     """Label picture as the engine wants it, -1 for unknown."""
-    labels = images.read_labels(path)
-    if labels.shape != size:
-        have, want = (f"{shape[1]} x {shape[0]}" for shape in (labels.shape, size))
-        raise FileError(f"{path}: a label picture must have the image's size, {want}, got {have}")
+    labels = images.read_labels(path, size)
     if source.kind == "binary":
         return np.asarray(labels != 0, np.int32)
     known = labels != source.unknown
@@ -235,7 +230,7 @@ def _labels(path: Path, source: Source, size: tuple[int, int]) -> np.ndarray:
     return np.where(known, labels, -1).astype(np.int32)
 
 
-def _warn_if_stretched(scores: tuple[int, ...], image: tuple[int, int]) -> None:
+def warn_if_stretched(scores: tuple[int, ...], image: tuple[int, int]) -> None:
     """Warn of scores of another shape than the image, where rounding to whole cells does not explain it."""
     (h, w), (height, width) = scores, image
     if not (h and w):

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from densecrf import presets
+from densecrf import _checks, params, presets
+from densecrf.images import FileError
 
 PRESETS = {
     "default": presets.DEFAULT,
@@ -15,11 +16,8 @@ PRESETS = {
     "deeplab": presets.DEEPLAB,
     "crf-as-rnn": presets.CRF_AS_RNN,
 }
-METHODS = ["tuned", "classic", "fast", "exact"]
-NORMALIZATIONS = ["symmetric", "after", "before", "none"]
 
 PRESET_HELP = "Setting to begin with; the options below change it.  [default: default]"
-PARAMS_HELP = "Setting to begin with, as densecrf tune writes it; instead of --preset."
 METHOD_HELP = (
     "tuned (default): near the exact answer; classic: pydensecrf's numbers; fast: as far off as classic, in less time; "
     "exact: small images only."
@@ -71,6 +69,23 @@ def _count(name: str, help: str, *, least: int = 1) -> Callable[..., Any]:
     return click.option(name, type=click.IntRange(least), metavar="N", help=help)
 
 
+def normalization_option(**more: Any) -> Callable[..., Any]:
+    return click.option("--normalization", type=click.Choice(_checks.NORMALIZATIONS), **more)
+
+
+def params_option(help: str, **more: Any) -> Callable[..., Any]:
+    """A parameter file, or several, read: `params.Params`, or None without one."""
+    return click.option("--params", metavar="FILE", callback=_params, help=help, **more)
+
+
+def _params(context: click.Context, option: click.Parameter, given: str | tuple[str, ...] | None) -> Any:
+    paths = (given,) if isinstance(given, str) else given
+    try:
+        return params.load(*paths) if paths else None
+    except FileError as error:
+        raise click.UsageError(f"--params: {error}") from error
+
+
 input_options = _together(
     click.option("--scores", metavar="PATH", help="SCORES by name: then every argument is an image."),
     _flag("--probs", help="SCORES are probabilities, not scores before the softmax."),
@@ -84,15 +99,15 @@ input_options = _together(
 
 model_options = _together(
     click.option("--preset", type=click.Choice(list(PRESETS)), help=PRESET_HELP),
-    click.option("--params", metavar="FILE", help=PARAMS_HELP),
+    params_option("Setting to begin with, as densecrf tune writes it; instead of --preset."),
     _number("--sxy", "Reach of the colour term, in pixels.  [default: 50]"),
     _number("--srgb", "Colour difference that counts as an edge, of 255.  [default: 4]"),
     _number("--weight", "Weight of the colour term, 0 for none.  [default: 5]"),
     _number("--spatial-sxy", "Reach of the smoothness term, in pixels.  [default: 1]"),
     _number("--spatial-weight", "Weight of the smoothness term, 0 for none.  [default: 3]"),
     _count("--iterations", "Mean field steps.  [default: 5]", least=0),
-    click.option("--method", type=click.Choice(METHODS), default="tuned", help=METHOD_HELP),
-    click.option("--normalization", type=click.Choice(NORMALIZATIONS), help=NORMALIZATION_HELP),
+    click.option("--method", type=click.Choice(_checks.METHODS), default="tuned", help=METHOD_HELP),
+    normalization_option(help=NORMALIZATION_HELP),
 )
 
 run_options = _together(

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from densecrf import _console, _extras, _tune_plot, images, params
 from densecrf import tune as tuning
-from densecrf._options import NORMALIZATIONS, dataset_options
+from densecrf._options import dataset_options, normalization_option
 from densecrf.datasets import DataSet
 from densecrf.images import FileError
 from densecrf.metrics import HEADLINES
@@ -60,7 +60,7 @@ Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 interrupted
     metavar="N",
     help="Mean field steps to try; repeatable.  [default: 5, 10]",
 )
-@click.option("--normalization", type=click.Choice(NORMALIZATIONS), default="symmetric", help="Of the Gaussian sums.")
+@normalization_option(default="symmetric", help="Of the Gaussian sums.")
 @click.option("--spatial", is_flag=True, help="Also tune the smoothness term; else it stays at weight 3, 1 pixel.")
 @dataset_options
 @click.option("--images", type=click.IntRange(2), metavar="N", help="Use N images only, drawn by the seed.")
@@ -84,8 +84,8 @@ def tune(folder: str, output: str, quiet: bool, debug: bool, **options: Any) -> 
         with _progress(console, quiet) as progress:
             found = tuning.search(data, output, **options, progress=progress)
             progress("bootstrap", 0, 1)
-            text = _text(found, output)
-        _write(Path(output), found, options)
+            text = _text(found)
+        written = _write(output, found, options)
     except (FileError, ValueError, ImportError, BrokenProcessPool) as error:
         if debug:
             console.print(traceback.format_exc().rstrip())
@@ -95,7 +95,7 @@ def tune(folder: str, output: str, quiet: bool, debug: bool, **options: Any) -> 
         console.print("densecrf: interrupted; the same command goes on from here")
         sys.exit(_console.INTERRUPTED)
     if not quiet:
-        click.echo(text)
+        click.echo(f"{text}\n\nwrote {', '.join(str(Path(output) / name) for name in written)}")
     _console.failures(console, list(found.failed.values()), len(found.failed) + sum(map(len, found.halves.values())))
     sys.exit(1 if found.failed else 0)
 
@@ -116,7 +116,7 @@ def _progress(console: Console, quiet: bool) -> Iterator[Callable[[str, int, int
 # --- What it says ---
 
 
-def _text(found: Tuning, output: str) -> str:
+def _text(found: Tuning) -> str:
     count = sum(map(len, found.halves.values()))
     lines = [
         f"{count} images, {len(found.table)} settings: {found.counted} results computed, {found.reused} reused",
@@ -127,8 +127,8 @@ def _text(found: Tuning, output: str) -> str:
         row = next(row for row in found.table if row.candidate == found.best[part])
         value = {"A": row.a, "B": row.b, "all": row.all}[part]
         lines.append(f"best on {name + ':':<20} {setting(found.best[part])}  ({found.objective} {value:.2f})")
-    lines += ["", "each image with the setting chosen on the half that it is not in:", *_table(found), ""]
-    return "\n".join([*lines, f"wrote {', '.join(str(Path(output) / name) for name in _FILES)}"])
+    lines += ["", "each image with the setting chosen on the half that it is not in:", *_table(found)]
+    return "\n".join(lines)
 
 
 def setting(candidate: Any) -> str:
@@ -155,7 +155,7 @@ def _difference(found: Tuning, method: str, name: str) -> str:
 # --- What it writes ---
 
 
-def _write(folder: Path, found: Tuning, options: dict[str, Any]) -> None:
+def _write(folder: str, found: Tuning, options: dict[str, Any]) -> list[str]:
     about = {
         "objective": found.objective,
         "images": sum(map(len, found.halves.values())),
@@ -165,12 +165,15 @@ def _write(folder: Path, found: Tuning, options: dict[str, Any]) -> None:
         },
         "chosen_on_half": {part: found.best[part]._asdict() for part in found.halves},
     }
-    params.save(folder / "params.json", found.best["all"].params, tuned=about)
     with images.Outputs(folder) as outputs:
-        for name, write in _FILES.items():
-            if write:
-                with outputs.open(name) as file:
-                    write(file, found)
+        with outputs.open("params.json") as file:
+            model = options["model"]
+            params.write(file, {model: params.plain(found.best["all"].params)[model], "tuned": about})
+        with outputs.open("search.csv") as file:
+            _csv(file, found)
+        with outputs.open("search.png") as file:
+            _tune_plot.draw(file, found)
+    return outputs.names
 
 
 def _csv(file: BinaryIO, found: Tuning) -> None:
@@ -180,6 +183,3 @@ def _csv(file: BinaryIO, found: Tuning) -> None:
     for row in found.table:
         rows.writerow([*row.candidate, *(f"{value:.4f}" for value in (row.a, row.b, row.all))])
     text.detach()
-
-
-_FILES = {"params.json": None, "search.csv": _csv, "search.png": _tune_plot.draw}

@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 
 import densecrf
-from densecrf import _console, _jobs, _native, _tune_command, params
+from densecrf import _console, _jobs, _native, _tune_command
 from densecrf._evaluate_command import evaluate
 from densecrf._options import EXAMPLES, PRESETS, input_options, model_options, run_options
 from densecrf.images import FileError
@@ -101,10 +101,8 @@ def _preset(options: dict[str, Any]) -> Preset:
         return PRESETS[options["preset"] or "default"]
     if options["preset"]:
         raise click.UsageError("--params and --preset exclude each other.")
-    try:
-        return params.load(options["params"]).dense
-    except FileError as error:
-        raise click.UsageError(f"--params: {error}") from error
+    found: Preset = options["params"].dense
+    return found
 
 
 def _changed(kernel: Any, options: dict[str, Any]) -> Any:

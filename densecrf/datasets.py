@@ -9,8 +9,10 @@ Files belong together by name, as in `densecrf refine`: NAME_scores.npy and NAME
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from densecrf.images import FileError
 from densecrf.metrics import VOID
 
 Array = NDArray[Any]
+ASKED = 5  # scores that are read to learn how many labels there are
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,12 @@ class _Files:
     scores: Path
     labels: Path
     problem: str | None
+
+
+def _scores(files: _Files, key: str | None) -> Array:
+    if files.problem:
+        raise FileError(files.problem)
+    return images.read_scores(files.scores, key)
 
 
 class DataSet:
@@ -82,10 +91,35 @@ class DataSet:
         with_labels = _jobs.find_jobs([pictures], [labels], self.folder, True)
         self._files: dict[str, _Files] = {}
         for a, b in zip(with_scores, with_labels, strict=True):
-            problem = a.problem or (b.problem and b.problem.replace("no scores found", "no labels found"))
             name = a.image.stem if a.image.stem not in self._files else a.image.name
-            self._files[name] = _Files(a.image, a.scores, b.scores, problem)
-        self.num_labels: int | None = None  # known from the first scores on
+            self._files[name] = _Files(a.image, a.scores, b.scores, a.problem or b.problem)
+        used = {files.scores for files in self._files.values()}
+        for path in _jobs.inside(parts[1], _jobs.SCORE_SUFFIXES, "scores"):
+            if path not in used:
+                self._files[path.name] = _Files(path, path, path, f"{path}: no image found for it")
+
+    @cached_property
+    def num_labels(self) -> int:
+        """How many labels the scores have: most of the first few that can be read.
+
+        Raises
+        ------
+        FileError
+            No scores can be read.
+
+        """
+        counts: Counter[int] = Counter()
+        problem = ""
+        for files in self._files.values():
+            try:
+                counts[len(_scores(files, self.key))] += 1
+            except FileError as error:
+                problem = problem or str(error)
+            if counts.total() == ASKED:
+                break
+        if not counts:
+            raise FileError(f"{self.folder}: no image can be used; the first: {problem}")
+        return counts.most_common(1)[0][0]
 
     @property
     def names(self) -> list[str]:
@@ -102,23 +136,19 @@ class DataSet:
 
         """
         files = self._files[name]
-        if files.problem:
-            raise FileError(files.problem)
+        scores = _scores(files, self.key)
         image = images.read_image(files.image)
-        size = image.shape[:2]
-        logits = self._logits(files.scores, (size[0], size[1]))
-        labels = images.read_labels(files.labels)
-        if labels.shape != size:
-            have, want = (f"{shape[1]} x {shape[0]}" for shape in (labels.shape, size))
-            raise FileError(f"{files.labels}: labels must have the photo's size, {want}, got {have}")
+        size = image.shape[0], image.shape[1]
+        logits = self._logits(files.scores, scores, size)
+        labels = images.read_labels(files.labels, size)
         return Sample(name, image, logits, self._known(files.labels, labels, len(logits)))
 
-    def _logits(self, path: Path, size: tuple[int, int]) -> Array:
-        scores = images.read_scores(path, self.key)
-        count = len(scores)
-        if self.num_labels not in (None, count):
-            raise FileError(f"{path}: must have {self.num_labels} labels as the scores before, got {count}")
+    def _logits(self, path: Path, scores: Array, size: tuple[int, int]) -> Array:
+        if len(scores) != self.num_labels:
+            raise FileError(f"{path}: must have {self.num_labels} labels as most scores, got {len(scores)}")
         padded = size
+        if self.stride is None:
+            _jobs.warn_if_stretched(scores.shape[1:], size)
         if self.stride is not None:
             cells = tuple(-(-n // self.stride) for n in size)
             if scores.shape[1:] != cells:
@@ -130,7 +160,6 @@ class DataSet:
             enlarged = _inputs.upsample(values, padded, np.dtype(np.float32))
         except ValueError as error:
             raise FileError(f"{path}: {error}") from error
-        self.num_labels = count
         return np.ascontiguousarray(enlarged[:, : size[0], : size[1]])
 
     def _known(self, path: Path, labels: Array, count: int) -> Array:

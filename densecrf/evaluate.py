@@ -24,7 +24,6 @@ from densecrf.params import Params
 
 Array = NDArray[Any]
 METHODS = ("unary", "grid", "dense")
-_PACKAGES = ("evaluate", "sklearn.metrics"), ("evaluate", "scipy.ndimage"), ("grid", "gco"), ("grid", "maxflow")
 _BAD_INPUT = (FileError, ValueError, NotImplementedError, MemoryError)  # the other images go on
 
 
@@ -116,7 +115,7 @@ def evaluate(
     params = params or Params()
     chosen = _chosen(methods)
     resamples = _checks.integer("resamples", resamples, 1)
-    num_labels(data)  # known before threads read, so that the first scores decide and not the fastest thread
+    data.num_labels  # noqa: B018  - known before threads read
     threads = _native.threads() if jobs is None else _checks.integer("jobs", jobs, 1)
     images, problems = _all(data, params, chosen, threads, progress)
     if not images:
@@ -128,26 +127,6 @@ def evaluate(
     for b, a in result.pairs:
         figures[f"{b} - {a}"] = {name: figures[b][name] - figures[a][name] for name in figures[a]}
     return result
-
-
-def num_labels(data: DataSet) -> int:
-    """How many labels the first readable scores have.
-
-    Raises
-    ------
-    FileError
-        No scores can be read.
-
-    """
-    problem = ""
-    for name in data.names:
-        try:
-            data.read(name)
-        except FileError as error:
-            problem = problem or str(error)
-        if data.num_labels is not None:
-            return data.num_labels
-    raise FileError(f"{data.folder}: no image can be used; the first: {problem}")
 
 
 def predict(method: str, sample: Sample, params: Params, num_threads: int | None = 1) -> Array:
@@ -165,9 +144,7 @@ def _chosen(methods: Sequence[str]) -> tuple[str, ...]:
     chosen = tuple(method for method in METHODS if method in methods)
     if not chosen:
         raise ValueError(f"methods: must be some of {', '.join(METHODS)}, got none")
-    for extra, package in _PACKAGES:
-        if extra == "evaluate" or extra in chosen:
-            _extras.need(extra, package)
+    _extras.need_measuring(with_grid="grid" in chosen)
     return chosen
 
 

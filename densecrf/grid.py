@@ -36,7 +36,7 @@ class GridSetting:
             raise ValueError(f"weight: must be at least 0, got {self.weight!r}")
         if _checks.number("contrast", self.contrast) <= 0:
             raise ValueError(f"contrast: must be above 0, got {self.contrast!r}")
-        if self.neighbours not in NEIGHBOURS:
+        if _checks.integer("neighbours", self.neighbours, 1) not in NEIGHBOURS:
             raise ValueError(f"neighbours: must be 4 or 8, got {self.neighbours!r}")
 
 
@@ -81,33 +81,60 @@ def refine(
         gco-wrapper or PyMaxflow is not installed.
 
     """
-    pixels = _checks.array("image", image)
-    if pixels.ndim not in (2, 3):
-        raise ValueError(f"image: must have shape [H, W] or [H, W, C], got {pixels.shape}")
-    size = pixels.shape[0], pixels.shape[1]
-    costs = _unary(size, logits, probs, unary, labels, num_labels, confidence)
+    pixels = _pixels(image)
+    energies = _unary(pixels.shape[:2], logits, probs, unary, labels, num_labels, confidence)
+    costs = energies - energies.min(axis=0)  # what all labels of a pixel share changes nothing
     edges = _edges(pixels, GridSetting(weight, contrast, neighbours))
     cycles = _checks.integer("cycles", cycles, 1)
     found = _two_labels(costs, edges) if len(costs) == 2 else _expansion(costs, edges, cycles)
-    return GridResult(found, energy(found, costs, edges))
+    return GridResult(found, _energy(found, energies, edges))
+
+
+def energy(
+    segmentation: Any,
+    image: Any,
+    *,
+    logits: Any = None,
+    probs: Any = None,
+    unary: Any = None,
+    labels: Any = None,
+    num_labels: int | None = None,
+    confidence: float = 0.7,
+    weight: float = 15.0,
+    contrast: float = 0.1,
+    neighbours: int = 8,
+) -> float:
+    """E of a segmentation ``[H, W]`` of any origin; the other parameters and what is raised as in `refine`."""
+    pixels = _pixels(image)
+    energies = _unary(pixels.shape[:2], logits, probs, unary, labels, num_labels, confidence)
+    found = _checks.array("segmentation", segmentation, "iu")
+    if found.shape != pixels.shape[:2] or found.min() < 0 or found.max() >= len(energies):
+        rule = f"must have shape {pixels.shape[:2]} and labels from 0 to {len(energies) - 1}"
+        raise ValueError(f"segmentation: {rule}, got shape {found.shape}, {found.min()} to {found.max()}")
+    return _energy(found, energies, _edges(pixels, GridSetting(weight, contrast, neighbours)))
 
 
 Edges = dict[tuple[int, int], Array]  # step -> energy of a cut between a pixel and the one so many rows, columns away
 
 
-def energy(labels: Array, unary: Array, edges: Edges) -> float:
-    """E of the labels ``[H, W]``, with energies `unary` ``[L, H, W]``."""
-    total = np.take_along_axis(unary, labels[None], axis=0).sum(dtype=np.float64)
+def _energy(labels: Array, unary: Array, edges: Edges) -> float:
+    total = np.take_along_axis(unary, labels[None].astype(np.intp), axis=0).sum(dtype=np.float64)
     for step, weights in edges.items():
         here, there = _ends(step)
         total += weights[labels[here] != labels[there]].sum(dtype=np.float64)
     return float(total)
 
 
-def _unary(size: tuple[int, int], logits: Any, probs: Any, unary: Any, labels: Any, *others: Any) -> Array:
+def _pixels(image: Any) -> Array:
+    pixels = _checks.finite("image", _checks.array("image", image))
+    if pixels.ndim not in (2, 3):
+        raise ValueError(f"image: must have shape [H, W] or [H, W, C], got {pixels.shape}")
+    return pixels
+
+
+def _unary(size: tuple[int, ...], logits: Any, probs: Any, unary: Any, labels: Any, *others: Any) -> Array:
     scores, sign = _inputs.scores(size, np.dtype(np.float32), None, logits, probs, unary, labels, *others)
-    costs = -sign * _checks.finite("scores", scores)
-    return (costs - costs.min(axis=0)).reshape(-1, *size)  # what all labels of a pixel share changes nothing
+    return np.asarray(-sign * _checks.finite("scores", scores)).reshape(-1, *size)
 
 
 def _edges(image: Array, setting: GridSetting) -> Edges:

@@ -132,8 +132,15 @@ def _checked_scores(scores: Any, path: str | os.PathLike[str]) -> np.ndarray:
     return scores
 
 
-def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
+def read_labels(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
     """Read a label picture: palette indices, grey values (8 or 16 bits) or black and white (0 and 1).
+
+    Parameters
+    ----------
+    path
+        The file.
+    size
+        (H, W) that it must have, those of its photo.
 
     Returns
     -------
@@ -142,7 +149,8 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
     Raises
     ------
     FileError
-        The file is missing or damaged, is a colour picture, or is a JPEG, whose compression changes labels.
+        The file is missing or damaged, of another size, is a colour picture, or is a JPEG, whose compression
+        changes labels.
 
     """
     with _reading(path), _decoding(path, "label image"), Image.open(path) as image:
@@ -150,6 +158,9 @@ def read_labels(path: str | os.PathLike[str]) -> np.ndarray:
             raise FileError(f"{path}: labels must not be JPEG, its compression changes the numbers; use PNG")
         if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
             raise FileError(f"{path}: labels must be a palette or grey picture, got mode {image.mode}")
+        if size not in (None, image.size[::-1]):
+            have, want = (f"{width} x {height}" for width, height in (image.size, size[::-1]))
+            raise FileError(f"{path}: a label picture must have the image's size, {want}, got {have}")
         return np.asarray(image).astype(np.int32)
 
 

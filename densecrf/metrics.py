@@ -1,6 +1,6 @@
 """How good a segmentation is: counts of each image, and what they say about many.
 
-Figures are in percent. Needs the extra ``[evaluate]``: scikit-learn counts and rates, SciPy measures distances.
+Figures are in percent. Needs the extra ``[evaluate]``: scikit-learn rates, SciPy measures distances.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def boundary(labels: Array) -> Array:
 def summary(counts: Sequence[Counts]) -> dict[str, float]:
     """Figures of some images together.
 
-    Means over labels are over those that occur in the truth or, where they do not, in the predictions.
+    Means over labels are over those that occur in the truth; those that occur in the predictions only count as 0 in IoU
+    and Dice.
     """
     return {figure: float(values[0]) for figure, values in _figures(counts, np.ones((1, len(counts)))).items()}
 
@@ -118,7 +119,7 @@ def _figures(counts: Sequence[Counts], times: Array) -> dict[str, Array]:
         "mIoU": _mean(rates["IoU"]),
         "pixel accuracy": 100 * _ratio(np.trace(confusion, axis1=1, axis2=2), pixels),
         "class accuracy": _mean(rates["recall"]),
-        "weighted IoU": np.nansum(share * rates["IoU"], axis=1),
+        "weighted IoU": np.where(pixels > 0, np.nansum(share * rates["IoU"], axis=1), np.nan),
         "Dice": _mean(rates["Dice"]),
         "boundary F": 100 * _ratio(times @ np.nan_to_num(boundary), times @ ~np.isnan(boundary)),
         **{f"within {k} px": 100 * _ratio(*near[:, i].T) for i, k in enumerate(BANDS)},

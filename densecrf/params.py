@@ -5,7 +5,7 @@
                "iterations": 5, "normalization": "symmetric"},
      "grid": {"weight": 15, "contrast": 0.1, "neighbours": 8}}
 
-Either part may be missing; what else is in the file is for people to read.
+Either part may be missing; what else is in the file is for people to read. Of several files a later one's parts count.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -35,19 +35,27 @@ class Params:
     grid: GridSetting = GridSetting()
 
 
-def load(path: str | os.PathLike[str]) -> Params:
-    """Read a parameter file.
+def load(*paths: str | os.PathLike[str]) -> Params:
+    """Read parameter files.
 
     Raises
     ------
     FileError
-        It is missing, is no JSON or breaks a rule.
+        One is missing, is no JSON or breaks a rule.
 
     """
+    found = Params()
+    for path in paths:
+        found = _read(path, found)
+    return found
+
+
+def _read(path: str | os.PathLike[str], before: Params) -> Params:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         dense, grid = (_part(content, name) for name in ("dense", "grid"))
-        return Params(_preset(dense) if dense else presets.DEFAULT, GridSetting(**grid))
+        preset = _preset(dense.pop("kernels"), **dense) if dense else before.dense
+        return Params(preset, GridSetting(**grid) if grid else before.grid)
     except OSError as error:
         raise FileError(f"{path}: cannot read: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -66,10 +74,14 @@ def save(path: str | os.PathLike[str], params: Params, **about: Any) -> None:
         A kernel is neither a `Gaussian` nor a `Bilateral`.
 
     """
-    content = {**plain(params), **about}
     target = Path(path)
     with images.Outputs(target.parent) as outputs, outputs.open(target.name) as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+        write(file, {**plain(params), **about})
+
+
+def write(file: BinaryIO, content: dict[str, Any]) -> None:
+    """Write what `plain` gives, or a part of it, into an open file."""
+    file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def plain(params: Params) -> dict[str, Any]:
@@ -89,11 +101,16 @@ def _part(content: Any, name: str) -> dict[str, Any]:
     return found
 
 
-def _preset(dense: dict[str, Any]) -> Preset:
-    kernels = tuple(_kernel(**kernel) for kernel in dense["kernels"])
-    iterations = _checks.integer("iterations", dense.get("iterations", presets.DEFAULT.iterations), 0)
-    normalization = dense.get("normalization", presets.DEFAULT.normalization)
-    return Preset(kernels, iterations, _checks.choice("normalization", normalization, _checks.NORMALIZATIONS))
+def _preset(
+    kernels: list[dict[str, Any]],
+    iterations: int = presets.DEFAULT.iterations,
+    normalization: str = presets.DEFAULT.normalization,
+) -> Preset:
+    return Preset(
+        tuple(_kernel(**kernel) for kernel in kernels),
+        _checks.integer("iterations", iterations, 0),
+        _checks.choice("normalization", normalization, _checks.NORMALIZATIONS),
+    )
 
 
 def _kernel(kind: str, **values: Any) -> Kernel:

@@ -19,7 +19,7 @@ from densecrf import _checks, _extras, _native, metrics
 from densecrf._candidates import Candidate, DenseSpace, GridSpace, Space, diagonal
 from densecrf._counting import Counter, Found, Image, look
 from densecrf.datasets import DataSet
-from densecrf.images import FileError
+from densecrf.images import FileError, Outputs
 from densecrf.metrics import Counts
 
 MODELS = ("dense", "grid")
@@ -129,7 +129,7 @@ def search(
     names = sorted(data.names)
     if images is not None:
         names = sorted(rng.permutation(names)[: _checks.integer("images", images, 2)].tolist())
-    _need(model)
+    _extras.need_measuring(with_grid=model == "grid")
 
     failed: dict[str, str] = {}
     known = _look(data, names, failed, progress)
@@ -138,7 +138,9 @@ def search(
     reach = diagonal(image.size for image in known)
     space: Space = GridSpace() if model == "grid" else DenseSpace(reach, steps, normalization, spatial)
     choice = Choice(space, figure, _halves([image.name for image in known], rng))
-    with Counter(data, _made(folder) / COUNTS, _native.threads(jobs)) as counter:
+    with Outputs(folder):  # made, and known to be one that can be written to
+        pass
+    with Counter(data, Path(folder) / COUNTS, _native.threads(jobs)) as counter:
         known = _rounds(choice, counter, known, progress)
     failed.update(counter.failed)
     counts = {
@@ -217,14 +219,6 @@ class Choice:
         return [Row(each, *(self.value(part, each) for part in self.halves)) for each in sorted(self.tried["all"])]
 
 
-def _need(model: str) -> None:
-    """Miss a package now, not after an hour."""
-    needed = {"evaluate": ["sklearn.metrics", "scipy.ndimage"], "grid": ["gco", "maxflow"] if model == "grid" else []}
-    for extra, modules in needed.items():
-        for module in modules:
-            _extras.need(extra, module)
-
-
 def _look(data: DataSet, names: Sequence[str], failed: dict[str, str], progress: Progress) -> list[Image]:
     """Read all images once, to know which are good before the search begins."""
     known = []
@@ -256,12 +250,3 @@ def _halves(names: Sequence[str], rng: np.random.Generator) -> dict[str, list[st
     drawn = [str(name) for name in rng.permutation(names)]
     middle = (len(drawn) + 1) // 2
     return {"A": sorted(drawn[:middle]), "B": sorted(drawn[middle:])}
-
-
-def _made(folder: str | PathLike[str]) -> Path:
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"{path}: cannot write: {error.strerror or error}") from error
-    return path

@@ -80,11 +80,11 @@ def broken(folder: Path, what: str) -> None:
     "what, message",
     [
         ("no scores", "b.png: no scores found for it"),
-        ("no labels", "b.png: no labels found for it"),
+        ("no labels", "b.png: no label pictures found for it"),
         ("damaged", "b.npz: unreadable NumPy file"),
-        ("size", "b.png: labels must have the photo's size, 22 x 13, got 10 x 10"),
+        ("size", "b.png: a label picture must have the image's size, 22 x 13, got 10 x 10"),
         ("unknown label", r"b.png: has the label 3, but the scores are of labels 0 to 2; .*\(--void 3\)"),
-        ("other labels", "b.npz: must have 3 labels as the scores before, got 4"),
+        ("other labels", "b.npz: must have 3 labels as most scores, got 4"),
         ("nan", "b.npz: logits: must be finite"),
     ],
 )
@@ -96,6 +96,32 @@ def test_what_is_wrong_with_a_photo_is_said_and_the_others_are_read(tmp_path, wh
     with pytest.raises(FileError, match=message):
         found.read("b")
     assert found.read("c").name == "c"
+
+
+def test_scores_without_a_photo(tmp_path):
+    folder = make(tmp_path / "set")
+    (folder / "images" / "a.png").unlink()
+    found = datasets.DataSet(folder)
+    assert found.names == ["b", "a.npz"]
+    with pytest.raises(FileError, match=r"a.npz: no image found for it"):
+        found.read("a.npz")
+
+
+def test_how_many_labels_there_are_is_what_most_scores_say(tmp_path):
+    folder = make(tmp_path / "set", names="abc")
+    np.savez(folder / "scores" / "a.npz", scores=np.zeros((4, 2, 3)))
+    found = datasets.DataSet(folder)
+    assert found.num_labels == 3
+    assert found.read("b").name == "b"
+    with pytest.raises(FileError, match="a.npz: must have 3 labels as most scores, got 4"):
+        found.read("a")
+
+
+def test_stretched_scores_are_mentioned(tmp_path):
+    folder = make(tmp_path / "set")
+    np.savez(folder / "scores" / "a.npz", scores=np.zeros((3, 11, 6)))
+    with pytest.warns(UserWarning, match="scores of 6 x 11 are stretched to the image's 22 x 13"):
+        datasets.DataSet(folder).read("a")
 
 
 def test_labels_that_do_not_count(tmp_path):

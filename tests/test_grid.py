@@ -31,7 +31,7 @@ def plain_energy(image, logits, labels, weight, contrast, neighbours):
     ]
     square = {pair: float(((image[pair[0]] - image[pair[1]]) ** 2).sum()) for pair in pairs}
     mean = np.mean(list(square.values()))
-    costs = logits.max(axis=0) - logits
+    costs = -logits
     total = sum(costs[labels[y, x], y, x] for y in range(height) for x in range(width))
     for a, b in pairs:
         far = np.hypot(a[0] - b[0], a[1] - b[1])
@@ -52,6 +52,19 @@ def test_the_energy_is_the_least(labels, seeds, neighbours):
         every = [np.where(some, a, 0 if labels == 2 else found.labels) for some in chosen for a in range(labels)]
         least = min(plain_energy(image, logits, x, 2, 0.5, neighbours) for x in every)
         assert found.energy <= least + 6e-3  # costs are rounded to thousandths
+
+
+def test_energy_of_any_segmentation():
+    image, logits = random_problem(0, (4, 5), 3)
+    how = {"weight": 2, "contrast": 0.5, "neighbours": 4}
+    found = grid.refine(image, logits=logits, **how)
+    assert grid.energy(found.labels, image, logits=logits, **how) == found.energy
+    other = np.arange(20, dtype=np.uint8).reshape(4, 5) % 3
+    expected = plain_energy(image, logits, other, 2, 0.5, 4)
+    assert grid.energy(other, image, unary=-logits, **how) == pytest.approx(expected, rel=1e-5)
+    for wrong in (other[:3], other + 1, other - 1.0):
+        with pytest.raises((ValueError, TypeError), match="segmentation: must"):
+            grid.energy(wrong, image, logits=logits)
 
 
 def test_edges_stop_the_smoothing():
@@ -86,6 +99,7 @@ def test_sources_and_shapes():
         ({"logits": np.full((3, 4, 5), np.nan)}, "must be finite"),
         ({"logits": np.zeros((3, 9, 5))}, "logits: must have the image's size"),
         ({"image": np.zeros(7)}, "image: must have shape"),
+        ({"image": np.full((4, 5, 3), np.inf)}, "image: must be finite"),
     ],
 )
 def test_what_does_not_fit_is_refused(changed, rule):

@@ -43,6 +43,14 @@ def test_a_part_may_be_missing(tmp_path):
     assert params.load(path) == Params()
 
 
+def test_of_several_files_the_later_parts_count(tmp_path):
+    dense, grids = tmp_path / "dense.json", tmp_path / "grid.json"
+    dense.write_text(json.dumps({"dense": params.plain(GIVEN)["dense"]}))
+    grids.write_text(json.dumps({"grid": {"weight": 3}}))
+    both = params.plain(Params(GIVEN.dense, GridSetting(weight=3)))
+    assert params.plain(params.load(dense, grids)) == params.plain(params.load(grids, dense)) == both
+
+
 def test_features_do_not_go_into_a_file(tmp_path):
     with pytest.raises(ValueError, match="kernels: must be Gaussian or Bilateral to go into a file, got Custom"):
         params.save(tmp_path / "params.json", Params(Preset((Custom(np.zeros((4, 2))),), 5)))
@@ -64,7 +72,9 @@ KERNEL = {"kind": "bilateral", "sxy": 5, "srgb": 3, "weight": 1}
         ({"dense": {"kernels": [{**KERNEL, "size": 1}]}}, "size"),
         ({"dense": {"kernels": [KERNEL], "iterations": -1}}, "iterations: must be"),
         ({"dense": {"kernels": [KERNEL], "normalization": "x"}}, "normalization: must be"),
+        ({"dense": {"kernels": [KERNEL], "iters": 20}}, "iters"),
         ({"grid": {"width": 1}}, "width"),
+        ({"grid": {"neighbours": 8.0}}, "neighbours: must be an integer"),
         ({"grid": {"weight": -1}}, "weight: must be at least 0"),
     ],
 )

@@ -14,7 +14,7 @@ from PIL import Image
 from test_datasets import broken, make
 
 import densecrf
-from densecrf import _candidates, _counting, _tune_command, _tune_plot, grid, metrics, params, terms, tune
+from densecrf import _candidates, _counting, _tune_plot, grid, metrics, params, terms, tune
 from densecrf._candidates import Axis, Dense, DenseSpace, Grid, GridSpace
 from densecrf._counting import Counter
 from densecrf.cli import cli
@@ -25,6 +25,9 @@ for module in ("sklearn", "scipy", "matplotlib"):
     pytest.importorskip(module)
 
 FILES = ["counts.jsonl", "params.json", "search.csv", "search.png"]
+
+
+DRAW = _tune_plot.draw
 
 
 class Small(DenseSpace):
@@ -42,7 +45,7 @@ class Small(DenseSpace):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Few settings, few resamples, no picture."""
-    monkeypatch.setitem(_tune_command._FILES, "search.png", lambda file, found: file.write(b"picture"))
+    monkeypatch.setattr(_tune_plot, "draw", lambda file, found: file.write(b"picture"))
     monkeypatch.setattr(tune, "DenseSpace", Small)
     monkeypatch.setattr(metrics, "intervals", functools.partial(metrics.intervals, resamples=5))
 
@@ -343,7 +346,7 @@ def test_some_images_only(folder, tmp_path):
 
 
 def test_files_and_words(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(_tune_command._FILES, "search.png", _tune_plot.draw)
+    monkeypatch.setattr(_tune_plot, "draw", DRAW)
     out = tmp_path / "out"
     result = run(folder, "-o", out, "--iterations", 3)
     assert result.exit_code == 0, result.output
@@ -371,7 +374,7 @@ def test_the_grid_crf(folder, tmp_path, monkeypatch):
     assert params.load(tmp_path / "out" / "params.json").grid.contrast == 0.5
 
 
-@pytest.mark.parametrize("what, message", [("no labels", "no labels found"), ("nan", "logits: must be finite")])
+@pytest.mark.parametrize("what, message", [("no labels", "no label pictures found"), ("nan", "logits: must be finite")])
 def test_broken_images_are_listed_and_the_rest_is_used(tmp_path, what, message):
     folder = make(tmp_path / "set", names="abc")
     broken(folder, what)

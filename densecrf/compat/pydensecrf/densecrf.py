@@ -153,7 +153,20 @@ class DenseCRF:
         chosen = self._terms if kernels is None else kernels
         with _native.speaking_of("Q"):
             q, _, energy = _native.ops(_FLOAT).mean_field(
-                unary, -1.0, initial, chosen, not wanted, iterations, 0.0, 0.0, None, wanted, 0, _native.threads(), None
+                unary,
+                -1.0,
+                initial,
+                chosen,
+                not wanted,
+                iterations,
+                0.0,
+                0.0,
+                None,
+                wanted,
+                0,
+                self._method != "classic",
+                _native.threads(),
+                None,
             )
         return q, None if energy is None else energy[0]
 
