@@ -7,8 +7,22 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from densecrf.images import FileError
+
 GROUPS = {
-    "The comparison": ("report", "quality", "labels", "scaling", "frontier", "memory", "stages", "plots", "tables"),
+    "The comparison": (
+        "report",
+        "quality",
+        "tuned",
+        "labels",
+        "strides",
+        "scaling",
+        "frontier",
+        "memory",
+        "stages",
+        "plots",
+        "tables",
+    ),
     "Beside pydensecrf2": ("compare_pydensecrf", "compare_frontend", "accuracy"),
     "PyTorch and CUDA": ("bench_backward", "bench_gpu", "gpu_check"),
     "The engine": ("huge_image", "tune_lattice"),
@@ -37,6 +51,9 @@ def main(arguments: list[str]) -> int:
         return int(import_module(f"benchmarks.{name}").main(others) or 0)
     except ImportError as error:
         print(f"{name}: error: {error}; see benchmarks/README.md", file=sys.stderr)
+        return 1
+    except FileError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

@@ -202,8 +202,16 @@ def unary_of(case: Case) -> Array:
     return unary.from_logits(resize_bilinear(small, case.height, case.width))
 
 
-# What `quality` has to be told of each data set.
-SETS: dict[str, dict[str, Any]] = {"camvid_val": {"void": [11], "stride": 8}, "msrc": {"void": [255], "stride": 8}}
+# By folder: what the benchmarks have to be told of each data set, and whether it has thin labels, for `labels`.
+SETS: dict[str, dict[str, Any]] = {
+    "camvid_val": {"title": "CamVid", "void": [11], "stride": 8, "thin": True},
+    "msrc": {"title": "MSRC-21", "void": [255], "stride": 8, "thin": False},
+}
+
+
+def title(folder: Path) -> str:
+    """Of a data set, for readers and (in lower case) for the names of result files."""
+    return str(SETS[folder.name]["title"]) if folder.name in SETS else folder.name
 
 
 TEXTONBOOST = "unary_prob.npz"

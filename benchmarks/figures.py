@@ -15,6 +15,7 @@ from benchmarks import common
 from densecrf import _native
 from densecrf.images import FileError, Outputs
 
+SOURCES = ("setup.py", "csrc", "densecrf", "benchmarks/*.py")  # changes of these matter to figures
 PACKAGES = ("numpy", "torch", "pydensecrf2", "SimpleCRF", "gco-wrapper", "PyMaxflow", "scikit-learn")
 
 
@@ -30,7 +31,7 @@ def environment() -> dict[str, Any]:
         **_native.info(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": common.said(["git", "rev-parse", "--short", "HEAD"]) or None,
-        "changed_files": len(common.said(["git", "status", "--porcelain"]).splitlines()),
+        "changed_files": len(common.said(["git", "status", "--porcelain", "--", *SOURCES]).splitlines()),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

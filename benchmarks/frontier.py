@@ -35,6 +35,7 @@ def runs_of(windows: Iterable[int]) -> dict[str, Callable[[Problem], Any]]:
     """Who takes part."""
     runs: dict[str, Callable[[Problem], Any]] = {
         "densecrf": partial(ours, threads=1),
+        "densecrf, fast": partial(ours, threads=1, method="fast"),
         "densecrf, classic": partial(ours, threads=1, method="classic"),
     }
     if contenders.installed("pydensecrf"):

@@ -11,13 +11,12 @@ scored with what the other half chose, by mIoU, among SETTINGS of the colour ter
 
 with s_l = (pixels of label l / pixels of the most frequent label)^gamma in the truth of the other half. All of that
 twice: with the network's scores, and with an offset for each label that makes the other half's mIoU largest. Writes
-``labels-FOLDER.json``.
+``labels-SET.json``.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +26,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 import densecrf
-from benchmarks import common
+from benchmarks import common, figures
+from benchmarks.data import title
 from densecrf import grid, metrics
 from densecrf.datasets import DataSet, Sample
 from densecrf.metrics import VOID, Counts, Truth
@@ -36,6 +36,7 @@ Array = NDArray[Any]
 SETTINGS = ((50, 4, 5), (50, 4, 3), (20, 6, 5), (80, 4, 3))  # sxy, srgb, weight; the first is the default
 GAMMAS = (0.1, 0.2, 0.35)
 STEPS = (1.0, 0.5, 0.25, 0.125)  # of the offsets
+RAREST = 3  # labels whose IoU the table shows
 EVERY = 4  # pixels of a row and of a column, where offsets are fitted
 
 
@@ -107,15 +108,12 @@ def count(sample: Sample, added: Array, frequency: Array) -> dict[Any, Counts]:
     return found | {model: truth.count(refined(sample.image, logits, model, frequency)) for model in MODELS}
 
 
-def chosen(
-    found: list[dict[Any, Counts]], half: Array, allowed: Callable[[Model], bool]
-) -> tuple[list[Counts], list[Model]]:
-    """Each photo's counts by the model that is best on the other half, and the two models."""
-    candidates = [model for model in MODELS if allowed(model)]
+def chosen(found: list[dict[Any, Counts]], half: Array, candidates: Sequence[Any]) -> tuple[list[Counts], list[Any]]:
+    """Each photo's counts by the candidate that is best on the other half (mIoU), and the two candidates."""
     best = []
     for this in (0, 1):
         others = [each for each, of in zip(found, half, strict=True) if of != this]
-        best.append(max(candidates, key=lambda model: metrics.summary([each[model] for each in others])["mIoU"]))
+        best.append(max(candidates, key=lambda one: metrics.summary([each[one] for each in others])["mIoU"]))
     return [each[best[of]] for each, of in zip(found, half, strict=True)], best
 
 
@@ -131,13 +129,17 @@ def evaluate(samples: list[Sample], fitted: bool) -> dict[str, Any]:
     with ThreadPoolExecutor() as pool:
         futures = [pool.submit(count, s, added[of], frequency[of]) for s, of in zip(samples, half, strict=True)]
         found = [future.result() for future in track(futures, "offsets" if fitted else "scores as they are")]
-    rows: dict[str, Any] = {name: metrics.summary([each[name] for each in found]) for name in ("unary", "grid")}
+    rows = {name: row([each[name] for each in found]) for name in ("unary", "grid")}
     for name, allowed in CHOICES.items():
-        counts, models = chosen(found, half, allowed)
-        rows[name] = {**metrics.summary(counts), "chosen": [model._asdict() for model in models]}
-        confusion = np.sum([each.confusion for each in counts], axis=0)
-        rows[name]["IoU"] = metrics.per_label(confusion)["IoU"].round(2).tolist()
+        counts, models = chosen(found, half, [model for model in MODELS if allowed(model)])
+        rows[name] = {**row(counts), "chosen": [model._asdict() for model in models]}
     return rows
+
+
+def row(counts: list[Counts]) -> dict[str, Any]:
+    """Figures, and the IoU of each label."""
+    confusion = np.sum([each.confusion for each in counts], axis=0)
+    return {**metrics.summary(counts), "IoU": metrics.per_label(confusion)["IoU"].round(2).tolist()}
 
 
 def main(arguments: list[str]) -> None:
@@ -147,13 +149,18 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--stride", type=int)
     parser.add_argument("--results", type=Path, default=common.RESULTS)
     options = parser.parse_args(arguments)
+    stamp = {"environment": figures.environment(), "left_out": []}
     data = DataSet(options.folder, void=options.void, stride=options.stride)
     samples = [data.read(name) for name in sorted(data.names)]
-    report = {name: evaluate(samples, name == "offsets") for name in ("scores", "offsets")}
+    report = {name: evaluate(samples, name == "offsets") for name in ("as they are", "offsets")}
+    known = [each.labels[each.labels != VOID] for each in samples]
+    pixels = np.bincount(np.concatenate(known), minlength=data.num_labels)
     for name, rows in report.items():
         print(name)
         for method, line in rows.items():
-            figures = "  ".join(f"{figure} {line[figure]:.2f}" for figure in (*metrics.HEADLINES, "within 4 px"))
-            print(f"  {method:18}{figures}")
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / f"labels-{options.folder.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+            rates = "  ".join(f"{figure} {line[figure]:.2f}" for figure in (*metrics.HEADLINES, "within 4 px"))
+            print(f"  {method:18}{rates}")
+    rarest = pixels.argsort(kind="stable")[:RAREST].tolist()
+    figures.save(
+        options.results, f"labels-{title(options.folder).lower()}", {**stamp, "rarest": rarest, "rows": report}
+    )

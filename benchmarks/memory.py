@@ -29,7 +29,8 @@ AXES = {
 }
 SHORT = Case(96, 72, 3, 2)
 SHORT_AXES = {"size": [SHORT, SHORT._replace(width=192)], "labels": [SHORT, SHORT._replace(labels=6)]}
-GRID_LABELS = 21  # graph cuts over more take minutes; their memory does not grow much
+# Graph cuts beyond take minutes; their memory grows with the image, and not much with the labels.
+GRID_LABELS, GRID_PIXELS = 21, 1_000_000
 
 
 def added(engine: str, setting: str, case: Case) -> float:
@@ -66,7 +67,7 @@ def row(case: Case, setting: str) -> dict[str, Any]:
     image = photographs(case.width, case.height)[0][1]
     contenders.check(Problem(image, unary_of(case), SETTINGS[setting], case.iterations))
     engines = [name for name in ENGINES if name not in contenders.OTHERS or contenders.installed(name)]
-    if case.labels > GRID_LABELS and "grid CRF" in engines:
+    if (case.labels > GRID_LABELS or case.width * case.height > GRID_PIXELS) and "grid CRF" in engines:
         engines.remove("grid CRF")
     found = {engine: added(engine, setting, case) for engine in engines}
     figures_of = ", ".join(f"{engine} {value:.0f} MB" for engine, value in found.items())

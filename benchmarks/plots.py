@@ -33,11 +33,13 @@ STYLE = {
     "legend.title_fontsize": 8,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
+    "svg.hashsalt": "densecrf",  # the same file each time
 }
 # Colours of Okabe and Ito, which colour-blind people can tell apart; markers say the same once more.
 LOOKS = {
     "densecrf, n threads": ("#0072B2", "o"),
     "densecrf": ("#56B4E9", "s"),
+    "densecrf, fast": ("#F0E442", "p"),
     "densecrf, classic": ("#009E73", "^"),
     "pydensecrf": ("#D55E00", "D"),
     "SimpleCRF": ("#CC79A7", "v"),
@@ -50,6 +52,10 @@ LOOKS = {
     "densecrf, params": ("#009E73", "^"),
     "pydensecrf, default": ("#D55E00", "D"),
     "grid CRF, params": ("#F0E442", "p"),
+    "grid, default": ("#E69F00", "P"),
+    "grid, tuned": ("#D55E00", "D"),
+    "dense, default": ("#56B4E9", "s"),
+    "dense, tuned": ("#0072B2", "o"),
 }
 AXES = {
     "size": "image size (megapixels)",
@@ -213,7 +219,7 @@ def quality(result: dict[str, Any]) -> Any:
 def draw(results: Path, images: Path) -> list[str]:
     """Draw what there are results for; gives the names of the files."""
     plots: dict[str, Callable[[dict[str, Any]], Any]] = {"scaling": scaling, "frontier": frontier, "memory": memory}
-    plots |= {path.stem: quality for path in sorted(results.glob("quality-*.json"))}
+    plots |= {path.stem: quality for kind in ("quality", "tuned") for path in sorted(results.glob(f"{kind}-*.json"))}
     matplotlib = _extras.need("evaluate", "matplotlib")
     matplotlib.use("Agg")
     plt = _extras.need("evaluate", "matplotlib.pyplot")
@@ -223,8 +229,8 @@ def draw(results: Path, images: Path) -> list[str]:
             if result is None or (plot is quality and not result["intervals"]):  # of a single image
                 continue
             figure = plot(result)
-            with outputs.open(f"{name}.png") as file:
-                figure.savefig(file, format="png", metadata={"Software": None})
+            with outputs.open(f"{name}.svg") as file:
+                figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
             plt.close(figure)
         names = outputs.names
     return names

@@ -6,7 +6,7 @@ A FOLDER has images, scores and labels as `densecrf evaluate` reads them, or is 
 (see data.py). Before anything is timed, all contenders are checked on a corner of the first photo. Then each photo is
 refined by every method in turn; seconds are of one call on one thread (densecrf's threads: --threads). Pixel accuracy,
 class accuracy and mIoU have bootstrap intervals over images, differences are on the same images. Writes
-``quality-FOLDER.json``.
+``quality-SET.json``.
 
 Nothing is tuned here: "default" is what `densecrf.refine` takes if not told otherwise, "standard" the setting of
 pydensecrf's README. A file of `densecrf tune`, made with other photos, is one more method (--params).
@@ -23,15 +23,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
 import densecrf
 from benchmarks import common, contenders, data, figures
-from benchmarks.contenders import SETTINGS, Problem
 from benchmarks.timing import spread
-from densecrf import grid, metrics, params, unary
+from densecrf import grid, metrics, params
 from densecrf.datasets import DataSet, Sample
 from densecrf.images import FileError
 
@@ -40,9 +38,14 @@ Method = Callable[[Sample], Labels]
 RESAMPLES = {False: 1000, True: 20}  # by --short
 
 
+def settings(given: params.Params | None) -> dict[str, densecrf.presets.Preset]:
+    """Of the dense CRF, by name."""
+    found = {"default": densecrf.presets.DEFAULT, "standard": densecrf.presets.PYDENSECRF}
+    return found | ({"params": given.dense} if given else {})
+
+
 def methods(threads: int, given: params.Params | None) -> dict[str, Method]:
     """Labels of a sample, by method."""
-    presets = {"default": densecrf.presets.DEFAULT, "standard": densecrf.presets.PYDENSECRF}
     runs: dict[str, Method] = {"unary": lambda sample: sample.logits.argmax(axis=0)}
     if contenders.installed("grid CRF"):
         runs["grid CRF"] = lambda sample: grid.refine(sample.image, logits=sample.logits).labels
@@ -50,7 +53,7 @@ def methods(threads: int, given: params.Params | None) -> dict[str, Method]:
             runs["grid CRF, params"] = partial(_grid, setting=given.grid)
     if contenders.installed("pydensecrf"):
         runs["pydensecrf, default"] = _pydensecrf
-    for name, preset in {**presets, **({"params": given.dense} if given else {})}.items():
+    for name, preset in settings(given).items():
         runs[f"densecrf, {name}"] = partial(_dense, preset=preset, threads=threads)
     return runs
 
@@ -60,23 +63,18 @@ def _grid(sample: Sample, setting: grid.GridSetting) -> Labels:
 
 
 def _pydensecrf(sample: Sample) -> Labels:
-    return contenders.theirs(_problem(sample)).argmax(axis=0)
+    return contenders.theirs(contenders.problem(sample, densecrf.presets.DEFAULT)).argmax(axis=0)
 
 
 def _dense(sample: Sample, preset: densecrf.presets.Preset, threads: int) -> Labels:
     return densecrf.refine(sample.image, logits=sample.logits, num_threads=threads, **preset).labels
 
 
-def _problem(sample: Sample) -> Problem:
-    image = sample.image if sample.image.ndim == 3 else np.repeat(sample.image[..., None], 3, axis=2)
-    return Problem(np.array(image), unary.from_logits(sample.logits), SETTINGS["default"], 5)
-
-
 def sets(folder: Path, options: argparse.Namespace, failed: list[str]) -> dict[str, Iterable[Sample]]:
     """The photos of a folder by the name of their results."""
     if (folder / data.TEXTONBOOST).exists():
         return {f"{folder.name}-{sample.name}": [sample] for sample in data.textonboost(folder)}
-    return {folder.name: samples(folder, options, failed)}
+    return {data.title(folder): samples(folder, options, failed)}
 
 
 def samples(folder: Path, options: argparse.Namespace, failed: list[str]) -> Iterator[Sample]:
@@ -91,13 +89,16 @@ def samples(folder: Path, options: argparse.Namespace, failed: list[str]) -> Ite
 
 def measure(photos: Iterable[Sample], options: argparse.Namespace) -> dict[str, Any]:
     """Counts and seconds of every method on every photo, and what they say."""
-    runs = methods(options.threads, params.load(options.params) if options.params else None)
+    given = params.load(options.params) if options.params else None
+    runs = methods(options.threads, given)
     counts: dict[str, list[metrics.Counts]] = {name: [] for name in runs}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     names: list[str] = []
-    checked: dict[str, float] = {}
+    checked: dict[str, dict[str, float]] = {}
     for sample in photos:
-        checked = checked or contenders.check(_problem(sample))
+        if not checked:
+            presets = settings(given).items()
+            checked = {name: contenders.check(contenders.problem(sample, preset)) for name, preset in presets}
         truth = metrics.Truth(sample.labels, len(sample.logits))
         names.append(sample.name)
         for name, run in runs.items():
@@ -142,7 +143,7 @@ def main(arguments: list[str]) -> int:
                     if not found["images"]:
                         continue  # none could be read
                     about = {**stamp, "threads": options.threads, "set": name}
-                    figures.save(common.folder(options), f"quality-{name}", {**about, **found})
+                    figures.save(common.folder(options), f"quality-{name.lower()}", {**about, **found})
                     show(found)
             except FileError as error:
                 failed.append(str(error))

@@ -1,10 +1,11 @@
 """The whole comparison: quality, scaling, frontier, memory, stages, then plots and docs/comparison.md.
 
-    python -m benchmarks report DATA [--cache DIR] [--threads 1]
+    python -m benchmarks report DATA [--cache DIR] [--kept DIR] [--threads 1]
     python -m benchmarks report --short --output DIR
 
 DATA has the folders camvid_val and msrc (README.md says where they come from). About an hour on two quiet cores,
-20 minutes more where the cache has no exact results yet. --short needs no DATA, takes less than a minute and writes
+20 minutes more where the cache has no exact results yet; with --kept, three hours more the first time, which choose
+parameters on one half of the photos for the other. --short needs no DATA, takes less than a minute and writes
 everything, the page as well, into the output folder: it shows that all runs, its figures mean nothing.
 """
 
@@ -31,6 +32,11 @@ def measurements(options: Any) -> list[list[str]]:
     for name, how in SETS.items():
         reading = ["--void", *how["void"], "--stride", how["stride"]]
         lines.append(common.command("quality", options.data / name, *reading, "--threads", options.threads))
+        if options.kept:
+            lines.append(common.command("tuned", options.data / name, *reading, "--kept", options.kept.resolve()))
+            lines.append(common.command("strides", options.data / name, "--void", *how["void"]))
+        if options.kept and how["thin"]:
+            lines.append(common.command("labels", options.data / name, *reading))
     lines.append(common.command("quality", options.data / "msrc" / "textonboost_2_14"))
     cache = ["--cache", options.cache.resolve()] if options.cache else []
     return [*lines, common.command("frontier", *cache), *map(common.command, ("scaling", "memory", "stages"))]
@@ -40,6 +46,7 @@ def main(arguments: list[str]) -> int:
     parser = common.parser("report", __doc__)
     parser.add_argument("data", type=Path, nargs="?", metavar="DATA")
     parser.add_argument("--cache", type=Path, help="folder where exact results are kept")
+    parser.add_argument("--kept", type=Path, help="also tune both CRFs; folder where what they counted is kept")
     parser.add_argument("--threads", type=int, default=1, help="of densecrf, in quality [1]")
     parser.add_argument("--output", type=Path, help="folder for results, images, page [the repository's own]")
     parser.add_argument("--short", action="store_true", help="small and quick, to see that it runs")

@@ -78,7 +78,7 @@ def runs_of(axis: str, at: Point) -> dict[str, Callable[[Problem], Any]]:
     if axis == "threads":
         methods = {"densecrf": "tuned", "densecrf, classic": "classic"}
         return {name: partial(ours, threads=at.threads, method=method) for name, method in methods.items()}
-    runs = contenders.everyone(at.threads)
+    runs = contenders.everyone(at.threads, len(at.problem.unary))
     if axis not in GRID_AXES:
         runs.pop("grid CRF", None)
     if axis == "size":
@@ -154,7 +154,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--budget", type=float, default=3.0, help="seconds of a contender in a case [3]")
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds of a call [20]")
+    parser.add_argument("--limit", type=float, default=150.0, help="seconds of a call [150]")
     options = parser.parse_args(arguments)
     left_out = contenders.say_who_is_left_out()
     stamp = {"environment": figures.environment(), "left_out": left_out, "threads": CORES}

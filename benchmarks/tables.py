@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import common, figures
 from benchmarks.plots import IMAGES
 from densecrf.images import FileError, Outputs
-from densecrf.metrics import HEADLINES
+from densecrf.metrics import BANDS, HEADLINES
 
 PAGE = common.ROOT / "docs" / "comparison.md"
 Result = dict[str, Any]
@@ -72,6 +72,50 @@ def quality(result: Result) -> str:
         rows.append([name, *cells, beyond, milliseconds(result["seconds"][name])])
     images = f"{len(result['images'])} image{'s' * (len(result['images']) > 1)}"
     return table([images, *(f"{name}, %" for name in FIGURES), "mIoU beyond unary's", "ms per image"], rows)
+
+
+def tuned(result: Result) -> str:
+    """Figures of each method, and of the tuned dense CRF beyond others with their intervals."""
+    names = (*HEADLINES, *(f"within {band} px" for band in BANDS))
+    rows = []
+    for name, of in result["figures"].items():
+        taken = milliseconds(result["seconds"][name]) if name in result["seconds"] else ""
+        intervals = result["intervals"][name]
+        cells = ["{:.2f} ({:.2f} to {:.2f})".format(of[figure], *intervals[figure]) for figure in names]
+        rows.append([name, *cells, taken])
+    for a, b in (("grid, tuned", "unary"), *(("dense, tuned", name) for name in result["figures"])):
+        if a == b:
+            continue
+        beyond = result["intervals"][f"{a} - {b}"]
+        gains = {figure: result["figures"][a][figure] - result["figures"][b][figure] for figure in names}
+        cells = ["{:+.2f} ({:+.2f} to {:+.2f})".format(gains[figure], *beyond[figure]) for figure in names]
+        rows.append([f"{a} − {b}", *cells, ""])
+    images = sum(map(len, result["halves"].values()))
+    return table([f"{images} images", *(f"{name}, %" for name in names), "ms per image"], rows)
+
+
+def labels(result: Result) -> str:
+    """Figures of each method, with the scores as they are and with offsets."""
+    names = (*HEADLINES, "within 4 px")
+    rows = []
+    for scores, methods in result["rows"].items():
+        for method, of in methods.items():
+            thin = ", ".join(f"{of['IoU'][i]:.1f}" for i in result["rarest"]) if "IoU" in of else ""
+            rows.append([scores, method, *(f"{of[name]:.2f}" for name in names), thin])
+    return table(["scores", "", *(f"{name}, %" for name in names), "IoU of the rarest three, %"], rows)
+
+
+def strides(result: Result) -> str:
+    """Figures of each method at each stride; the setting that is best on all photos."""
+    names = (*HEADLINES, "within 4 px")
+    rows = []
+    for stride, methods in result["strides"].items():
+        for method, of in methods.items():
+            setting = ""
+            if method == "chosen":
+                setting = "({weight:g}; {sxy:g}, {srgb:g})".format(**of["half A, half B, all"][-1])
+            rows.append([stride, method, *(f"{of[name]:.2f}" for name in names), setting])
+    return table(["", "", *(f"{name}, %" for name in names), "best on all (weight; sxy, srgb)"], rows)
 
 
 def scaling(result: Result) -> str:
@@ -134,11 +178,12 @@ def made(results: Path, images: Path, page: Path) -> dict[str, str]:
         "memory": memory,
         "stages": stages,
     }
-    kinds |= {path.stem: quality for path in sorted(results.glob("quality-*.json"))}
+    for kind, make in (("quality", quality), ("tuned", tuned), ("strides", strides), ("labels", labels)):
+        kinds |= {path.stem: make for path in sorted(results.glob(f"{kind}-*.json"))}
     found = {name: (make, figures.load(results, name)) for name, make in kinds.items()}
     content = {}
     for name, (make, result) in found.items():
-        picture = images / f"{name}.png"
+        picture = images / f"{name}.svg"
         shown = [f"![{name}]({os.path.relpath(picture, page.parent)})"] if picture.exists() else []
         if result:
             content[name] = "\n\n".join([*shown, make(result), stamp(result)])

@@ -7,15 +7,18 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from PIL import Image
+
+from densecrf.images import FileError
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("gco")
 ROOT = Path(__file__).resolve().parent.parent
+SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ("quality-stand-in", "scaling", "frontier", "memory", "stages")
 
 
@@ -86,15 +89,24 @@ def test_memory_and_stages(results):
 
 
 def test_plots_and_page(report):
+    from benchmarks import plots
+
     for name in ("quality-stand-in", "scaling", "frontier", "memory"):
-        with Image.open(report / "images" / f"{name}.png") as plot:
-            assert plot.width > 600
-            assert len(plot.convert("RGB").getcolors(2**24)) > 50
+        plot = ElementTree.parse(report / "images" / f"{name}.svg").getroot()
+        assert float(plot.get("width").removesuffix("pt")) > 500
+        drawn = [mark.get("style", "") for mark in plot.iter(f"{SVG}use")]  # markers, ticks, letters
+        assert len(drawn) > 50
+        assert plots.LOOKS["densecrf"][0].lower() in " ".join(drawn)
+        assert not list(plot.iter(f"{SVG}image"))
     page = (report / "comparison.md").read_text()
     scaling = page.split("<!-- scaling -->")[1].split("<!-- end scaling -->")[0]
-    assert "![scaling](images/scaling.png)" in scaling
+    assert "![scaling](images/scaling.svg)" in scaling
     assert "| T = 4 |" in scaling
-    assert "Not measured yet" in page.split("<!-- quality-msrc -->")[1]  # nothing but the stand-in was
+    before = (ROOT / "docs" / "comparison.md").read_text()
+    between = [
+        text.split("<!-- quality-msrc-21 -->")[1].split("<!-- end quality-msrc-21 -->")[0] for text in (before, page)
+    ]
+    assert between[0] == between[1]  # nothing but the stand-in was measured
 
 
 def test_a_damaged_photo_is_named_and_the_others_are_scored(tmp_path):
@@ -157,14 +169,78 @@ def test_label_dependent_compatibilities_are_chosen_on_the_other_half(tmp_path, 
     pytest.importorskip("gco")
     from test_datasets import make
 
-    from benchmarks import labels
+    from benchmarks import labels, tables
 
     monkeypatch.setattr(labels, "MODELS", labels.MODELS[:1] + [labels.Model((20, 6, 5), "rows", 0.2)])
     labels.main([str(make(tmp_path / "set", names="abcd")), "--results", str(tmp_path)])
     report = json.loads((tmp_path / "labels-set.json").read_text())
-    assert [row["form"] for row in report["scores"]["dense, default"]["chosen"]] == ["Potts", "Potts"]
-    assert {row["form"] for row in report["offsets"]["dense, rows"]["chosen"]} <= {"Potts", "rows"}
-    assert report["offsets"]["unary"]["mIoU"] > 0
+    rows = report["rows"]
+    assert [row["form"] for row in rows["as they are"]["dense, default"]["chosen"]] == ["Potts", "Potts"]
+    assert {row["form"] for row in rows["offsets"]["dense, rows"]["chosen"]} <= {"Potts", "rows"}
+    assert rows["offsets"]["unary"]["mIoU"] > 0
+    page = tables.made(tmp_path, tmp_path, tmp_path / "page.md")["labels-set"]
+    assert page.count("| offsets | ") == 6
+
+
+def test_tuned_on_the_other_half(tmp_path, monkeypatch):
+    from test_datasets import make
+
+    from benchmarks import tables, tuned
+    from densecrf import tune
+    from densecrf._candidates import Axis, DenseSpace, GridSpace
+
+    class FewDense(DenseSpace):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.rounds, self.axes = (
+                0,
+                {"weight": Axis(2, 8, 2, 1), "sxy": Axis(3, 6, 2, 1), "srgb": Axis(20, 40, 2, 1)},
+            )
+
+    class FewGrid(GridSpace):
+        def __init__(self):
+            self.rounds, self.axes = 0, {"weight": Axis(1, 4, 2, 1), "contrast": Axis(0.1, 1, 2, 0.1)}
+
+    monkeypatch.setattr(tune, "DenseSpace", FewDense)
+    monkeypatch.setattr(tune, "GridSpace", FewGrid)
+    arguments = [str(make(tmp_path / "set", names="abcd")), "--kept", str(tmp_path), "--results", str(tmp_path)]
+    tuned.main(arguments)
+    found = json.loads((tmp_path / "tuned-set.json").read_text())
+    assert list(found["figures"]) == ["unary", "grid, default", "dense, default", "grid, tuned", "dense, tuned"]
+    assert set(found["seconds"]) == {"grid, tuned", "dense, tuned"}
+    assert found["settings"]["grid"] == 5
+    page = tables.made(tmp_path, tmp_path, tmp_path / "page.md")["tuned-set"]
+    assert "| dense, tuned − grid, tuned | " in page and "| within 32 px, % |" in page
+    (tmp_path / "set" / "scores" / "a.npz").unlink()
+    with pytest.raises(FileError, match="no scores found"):
+        tuned.main(arguments)
+
+
+def test_pooled_scores():
+    from benchmarks.strides import pooled
+
+    scores = np.arange(30, dtype=np.float16).reshape(2, 3, 5)
+    found = pooled(scores, 2)
+    assert found.shape == (2, 2, 3)
+    np.testing.assert_allclose(found[0], [[3, 5, 6.5], [10.5, 12.5, 14]])
+
+
+def test_settings_at_coarser_strides(tmp_path, monkeypatch):
+    from test_datasets import make
+
+    from benchmarks import strides, tables
+
+    monkeypatch.setattr(strides, "REACHES", strides.REACHES[:1])
+    monkeypatch.setattr(strides, "COLOURS", strides.COLOURS[:1])
+    monkeypatch.setattr(strides, "GRID", strides.GRID[::6])
+    folder = make(tmp_path / "set", names="abcd")
+    strides.main([str(folder), "--results", str(tmp_path)])
+    found = json.loads((tmp_path / "strides-set.json").read_text())["strides"]
+    assert list(found) == ["stride 8", "stride 16", "stride 32"]
+    assert list(found["stride 16"]) == ["unary", "grid", "default", "standard", "deeplab", "chosen"]
+    assert found["stride 32"]["unary"] != found["stride 8"]["unary"]
+    page = tables.made(tmp_path, tmp_path, tmp_path / "page.md")["strides-set"]
+    assert page.count("| stride 32 | ") == 6
 
 
 def test_offsets_make_up_for_a_label_that_is_found_too_seldom():
