@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-INTERRUPTED = 130  # 128 + the signal, as shells report it
+_INTERRUPTED = 130  # 128 + the signal, as shells report it
 
 
 def stderr() -> Console:
     """Console for all that is not the result."""
     return Console(stderr=True, soft_wrap=True, markup=False, highlight=False, emoji=False)
+
+
+def interrupted(console: Console, advice: str = "") -> NoReturn:
+    """End the command after Ctrl-C."""
+    console.print(f"densecrf: interrupted{advice}")
+    # An interrupt during the exec() of a string, which imports do, makes `python -m densecrf` die by the signal in the
+    # end, whatever its exit status. The next exec() of a string takes that back (CPython, run_eval_code_obj).
+    exec("")
+    sys.exit(_INTERRUPTED)
 
 
 @contextmanager

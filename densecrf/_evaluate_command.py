@@ -67,8 +67,7 @@ def evaluate(folder: str, output: str, **options: Any) -> None:
         console.print(f"densecrf: error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print("densecrf: interrupted")
-        sys.exit(_console.INTERRUPTED)
+        _console.interrupted(console)
     sys.exit(1 if problems else 0)
 
 

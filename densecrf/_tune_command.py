@@ -92,8 +92,7 @@ def tune(folder: str, output: str, quiet: bool, debug: bool, **options: Any) -> 
         console.print(f"densecrf: error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print("densecrf: interrupted; the same command goes on from here")
-        sys.exit(_console.INTERRUPTED)
+        _console.interrupted(console, "; the same command goes on from here")
     if not quiet:
         click.echo(f"{text}\n\nwrote {', '.join(str(Path(output) / name) for name in written)}")
     _console.failures(console, list(found.failed.values()), len(found.failed) + sum(map(len, found.halves.values())))

@@ -67,8 +67,7 @@ def refine(paths: tuple[str, ...], output: str, **options: Any) -> None:
         work.note(error)
         work.console.print(f"densecrf: error: {error}")
     except KeyboardInterrupt:
-        work.console.print("densecrf: interrupted")
-        sys.exit(_console.INTERRUPTED)
+        _console.interrupted(work.console)
     sys.exit(1 if work.failed else 0)
 
 

@@ -549,6 +549,13 @@ def test_signals_leave_nothing(number, status):
     assert not Path("out").exists()
 
 
+def test_the_status_after_an_interrupt_in_the_middle_of_an_import():
+    said = "from densecrf import _console\ntry:\n    exec('raise KeyboardInterrupt')\nexcept KeyboardInterrupt:\n"
+    Path("program.py").write_text(f"{said}    _console.interrupted(_console.stderr())\n")
+    done = subprocess.run([sys.executable, "-m", "program"], env=HERE, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "densecrf: interrupted\n")
+
+
 # --- The rest ---
 
 
