@@ -108,6 +108,13 @@ model_options = _together(
     _count("--iterations", "Mean field steps.  [default: 5]", least=0),
     click.option("--method", type=click.Choice(_checks.METHODS), default="tuned", help=METHOD_HELP),
     normalization_option(help=NORMALIZATION_HELP),
+    click.option(
+        "--prune",
+        type=click.FloatRange(0, 1, max_open=True),
+        default=0.0,
+        metavar="P",
+        help="Leave out labels that stay below this probability everywhere.  [default: 0, none]",
+    ),
 )
 
 run_options = _together(

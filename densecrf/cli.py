@@ -90,6 +90,7 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
         "iterations": iterations,
         "method": options["method"],
         "normalization": options["normalization"] or preset.normalization,
+        "prune": options["prune"],
         "num_threads": options["threads"],
     }
 

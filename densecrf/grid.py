@@ -183,6 +183,8 @@ def _whole(energies: Array) -> Array:
 
 def _two_labels(costs: Array, edges: Edges) -> Array:
     maxflow = _extras.need("grid", "maxflow")
+    if not hasattr(maxflow, "Graph"):
+        raise ImportError(f"maxflow: must be PyMaxflow's, got {maxflow.__file__} (SimpleCRF has one of that name)")
     graph = maxflow.Graph[float]()
     nodes = graph.add_grid_nodes(costs.shape[1:])
     graph.add_grid_tedges(nodes, costs[1].astype(np.float64), costs[0].astype(np.float64))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from densecrf import _checks, _exact, _inputs, _native, presets, reference, terms
+from densecrf import _checks, _exact, _inputs, _native, _pruning, presets, reference, terms
 from densecrf.features import Domain
 from densecrf.kernels import Bilateral, Kernel
 
@@ -121,6 +121,7 @@ class DenseCRF:
         damping: float = 0.0,
         initial: ArrayLike | None = None,
         free_energy: bool = False,
+        prune: float = 0.0,
         progress: Callable[[int], object] | None = None,
     ) -> Result:
         """Run mean field on one set of scores; parameters as in `densecrf.refine`.
@@ -137,8 +138,11 @@ class DenseCRF:
             damping=_inputs.damping(damping),
             initial=_inputs.initial(initial, values.shape[0], self.shape, self.dtype),
             free_energy=bool(free_energy),
+            prune=_pruning.tolerance(prune),
             progress=progress,
         )
+        if options.prune and self.method == "exact":
+            raise ValueError(f"prune: must be 0 with method='exact', which leaves nothing out, got {prune!r}")
         for name, value in (("tol", options.tol), ("damping", options.damping), ("free_energy", options.free_energy)):
             if value and self._half_rows:
                 raise ValueError(f"{name}: must not be asked of method='fast', which leaves pixels out, got {value!r}")
@@ -174,15 +178,20 @@ class DenseCRF:
     def _engine(
         self, prepared: list[Any], values: Array, sign: float, weights: list[Any], mu: Any, options: _Options
     ) -> Any:
-        kernels = [
-            (*parts, terms.coupling(mu, weight, self.dtype)) for parts, weight in zip(prepared, weights, strict=True)
-        ]
+        couplings = [terms.coupling(mu, weight, self.dtype) for weight in weights]
+        initial, kept = options.initial, None
+        if options.prune:
+            strength = _pruning.strength(couplings, self._row_sums)
+            kept = _pruning.alive(values, sign, initial, strength, options.prune)
+            values, initial = values[kept], None if initial is None else initial[kept]
+            couplings = [coupling[kept] if np.ndim(coupling) else coupling for coupling in couplings]
+        kernels = [(*parts, coupling) for parts, coupling in zip(prepared, couplings, strict=True)]
         mask = None if self.domain.mask is None else self.domain.mask.view(np.uint8)
         with _native.speaking_of(options.source):
             q, done, energy = _native.ops(self.dtype).mean_field(
                 values,
                 sign,
-                options.initial,
+                initial,
                 kernels,
                 isinstance(mu, float),
                 options.iterations,
@@ -195,7 +204,13 @@ class DenseCRF:
                 self.num_threads,
                 options.progress,
             )
-        return q, done, energy
+        return q if kept is None else _pruning.restored(q, kept), done, energy
+
+    @cached_property
+    def _row_sums(self) -> list[float]:
+        twice = 2 if self._half_rows else 1  # every second row speaks for the one left out
+        about = self.domain.size, self.dtype, self.num_threads
+        return [twice * _pruning.row_sums(parts, *about) for parts in self._ready()]
 
     def _term(self, kernel: Kernel) -> tuple[Any, ...]:
         return terms.prepare(self.domain, kernel, self.method, self.normalization, self.self_message)
@@ -249,6 +264,7 @@ class _Options:
     damping: float
     initial: Array | None
     free_energy: bool
+    prune: float
     progress: Callable[[int], object] | None
 
 
@@ -293,6 +309,7 @@ def refine(
     spacing: float | Sequence[float] | None = None,
     initial: ArrayLike | None = None,
     free_energy: bool = False,
+    prune: float = 0.0,
     dtype: DTypeLike = "float32",
     num_threads: int | None = None,
     progress: Callable[[int], object] | None = None,
@@ -319,6 +336,8 @@ def refine(
     damping : a in [0, 1): Q <- a Q_old + (1 - a) Q_new
     initial : ``[L, *spatial]``, a Q to continue from; None: the softmax of the scores
     free_energy : also compute the free energy of Q_0 ... Q_T: sum Q (U + log Q) + 1/2 sum Q E(Q)
+    prune : leave out labels that can nowhere exceed this probability, which a bound on their messages tells; they get
+        probability 0. Pays with many labels of which an image shows a few; needs Potts or couplings of one sign
     progress : called with the number of iterations done, between iterations
 
     Returns
@@ -359,5 +378,6 @@ def refine(
         damping=damping,
         initial=initial,
         free_energy=free_energy,
+        prune=prune,
         progress=progress,
     )

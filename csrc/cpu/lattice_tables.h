@@ -54,17 +54,18 @@ class Tables final : public AnyTables {
     vertices = bands[0].vertices.size();
     Buffer<int32_t> up;
     Buffer<uint8_t> has_lower;
-    if (!up.resize(vertices * (dims + 1)) || !has_lower.resize(vertices * (dims + 1)))
+    if (!up.resize(vertices * (dims + 1)) || !has_lower.resize((vertices + 1) * (dims + 1)))
       return Status::kOutOfMemory;
     std::memset(has_lower.data(), 0, size_t(has_lower.size()));
     Status status[kMaxDims + 1] = {};
     parallel(threads, [&](Team& team, int thread) {
       Range mine = band(vertices, team.size(), thread);
       for (int a = 0; a <= dims; ++a)
-        find_upper(mine, code.step[a], &up[a * vertices], &has_lower[a * vertices]);
+        find_upper(mine, code.step[a], &up[a * vertices], &has_lower[a * (vertices + 1) + 1]);
       team.barrier();
       for (int a = thread; a <= dims; a += team.size())
-        status[a] = string_chains(vertices, &up[a * vertices], &has_lower[a * vertices], &chains[a]);
+        status[a] =
+            string_chains(vertices, &up[a * vertices], &has_lower[a * (vertices + 1) + 1], &chains[a]);
     });
     for (int a = 0; a <= dims; ++a) {
       if (status[a] != Status::kOk) return status[a];
@@ -85,6 +86,8 @@ class Tables final : public AnyTables {
   }
 
  private:
+  static constexpr int kTogether = 32;  // vertices whose neighbours are looked up side by side
+
   void fill_simplices(Range range, int32_t* out) const {
     const int64_t corners = dims + 1;
     for (int b = 0; b < num_bands; ++b) {
@@ -97,25 +100,43 @@ class Tables final : public AnyTables {
                   size_t((end - begin) * corners) * sizeof(int32_t));
     }
   }
-  void find_upper(Range range, K step, int32_t* up, uint8_t* has_lower) const {
-    constexpr int kAhead = 24;
+  // has_lower[-1] takes what is said of vertices that are not there.
+  [[gnu::noinline]] void find_upper(Range range, K step, int32_t* up, uint8_t* has_lower) const {
     const HashTable<K>& table = bands[0].vertices;
-    for (int64_t v = range.begin; v < range.end; ++v) {
-      if (v + kAhead < range.end) table.prefetch(table.key(v + kAhead) + step);
-      up[v] = table.find(table.key(v) + step);
-      if (up[v] != HashTable<K>::kNone) has_lower[up[v]] = 1;
+    K keys[2][kTogether];
+    const auto load = [&](int64_t first, K* to) {
+      for (int64_t v = first; v < smaller(first + kTogether, range.end); ++v) {
+        *to = table.key(v) + step;
+        table.prefetch(*to++);
+      }
+    };
+    load(range.begin, keys[0]);
+    int side = 0;
+    for (int64_t first = range.begin; first < range.end; first += kTogether, side ^= 1) {
+      const int count = int(smaller<int64_t>(kTogether, range.end - first));
+      load(first + kTogether, keys[side ^ 1]);
+      table.template find_all<kTogether>(keys[side], count, up + first);
+      for (int64_t v = first; v < first + count; ++v) has_lower[up[v]] = 1;
     }
   }
-  static Status string_chains(int64_t vertices, const int32_t* up, const uint8_t* has_lower,
+  [[gnu::noinline]] static Status string_chains(int64_t vertices, const int32_t* up, const uint8_t* has_lower,
                               Buffer<int32_t>* out) {
     if (!out->resize(vertices)) return Status::kOutOfMemory;
     int32_t* chain = out->data();
     int64_t n = 0;
-    for (int64_t v = 0; v < vertices; ++v) {
-      if (has_lower[v] || up[v] == HashTable<K>::kNone) continue;
-      int32_t at = int32_t(v);
-      for (; up[at] != HashTable<K>::kNone; at = up[at]) chain[n++] = at;
-      chain[n++] = ~at;
+    for (int64_t first = 0; first < vertices; first += kTogether) {
+      int32_t starts[kTogether];
+      int many = 0;
+      for (int64_t v = first; v < smaller(first + kTogether, vertices); ++v) {
+        __builtin_prefetch(&up[up[v]]);
+        starts[many] = int32_t(v);
+        many += !has_lower[v] & (up[v] != HashTable<K>::kNone);
+      }
+      for (int i = 0; i < many; ++i) {
+        int32_t at = starts[i];
+        for (; up[at] != HashTable<K>::kNone; at = up[at]) chain[n++] = at;
+        chain[n++] = ~at;
+      }
     }
     out->resize(n);
     return Status::kOk;
