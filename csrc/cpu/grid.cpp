@@ -41,7 +41,7 @@ bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* 
         int count = int(smaller<int64_t>(kChunk, width - x));
         if (!load_points(values, points, channels, row * width + x, count, stride, rows))
           finite[thread] = false;
-        space.field.splat(thread, row, x, count, rows, static_cast<const T*>(nullptr));
+        space.field.splat(thread, row, x, count, 0, rows, static_cast<const T*>(nullptr));
       }
     }
     team.barrier();
@@ -52,7 +52,7 @@ bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* 
     for (int64_t row = mine.begin; row < mine.end; ++row) {
       for (int64_t x = 0; x < width; x += kChunk) {
         int count = int(smaller<int64_t>(kChunk, width - x));
-        space.field.slice(row, x, count, 0, T(1), zeros, static_cast<const T*>(nullptr), rows);
+        space.field.slice(thread, row, x, count, 0, T(1), zeros, static_cast<const T*>(nullptr), rows);
         store_points(rows, stride, points, channels, row * width + x, count, out);
       }
     }

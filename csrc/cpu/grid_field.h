@@ -3,6 +3,9 @@
 // Along x and y every point is splatted onto the nodes as it is computed, each thread into node rows of its
 // own, which overlap the next thread's by two; the filter along y adds them up.  Along z the tent splat and
 // the taps are one banded sum from planes to node planes.  Interpolation back to pixels is the mirror image.
+//
+// Of an image, node rows are filtered when the slice comes to them, and forgotten: filtered values of all
+// nodes would be written and read once an iteration, which costs more than the filter.
 #pragma once
 #include "core/grid_node.h"
 #include "cpu/parallel.h"
@@ -100,18 +103,25 @@ class GridField {
  public:
   GridField() : plan_(0) {}
 
-  // Each round's values take the place of the last one's, or are kept where the caller says.  `of`: a field
-  // of the same grid, whose splats this one filters, too.
+  // Filtered values are kept where the caller says, or are those of one round at a time.  `of`: a field of
+  // the same grid, whose splats this one filters, too.
   void layout(const GridView<T>& grid, const SlabPlan& plan, int threads, Arena* arena, Rounds<T> kept = {},
               const GridField* of = nullptr) {
     layout_to_read(grid, plan, kept);
     parts_ = of ? of->parts_ : own_parts_;
-    if (kept.rounds == 0) rounds_ = {arena->template take<T>(values(grid, plan)), 0, 1};
+    by_row_ = kept.rounds == 0 && !volume();
+    if (kept.rounds == 0 && volume()) rounds_ = {arena->template take<T>(values(grid, plan)), 0, 1};
     z_.layout(arena, grid_.size[0], grid_.spacing[0], grid_.radius[0]);
     y_taps_ = arena->template take<T>(2 * grid_.radius[1] + 3);
-    splatted_ = of ? nullptr : arena->template take<T>((planes() * rows_ + 2 * threads) * row_values_);
+    const int64_t splatted = (planes() * rows_ + 2 * threads) * row_values_;
+    const int turns = by_row_ ? 2 : 1;  // this round's are sliced while the next one's are splatted
+    splats_ = !of;
+    splatted_ = of ? of->splatted_ : Rounds<T>{arena->template take<T>(turns * splatted), splatted, turns};
     filtered_ = volume() ? arena->template take<T>(planes() * rows_ * row_values_) : nullptr;
-    for (int t = 0; t < threads; ++t) padded_[t] = arena->template take<T>(kTogether * padded_row());
+    for (int t = 0; t < threads; ++t) {
+      padded_[t] = arena->template take<T>(kTogether * padded_row());
+      ready_[t].rows = arena->template take<T>(by_row_ ? 2 * kTogether * row_values_ : 0);
+    }
   }
   // For slices only, of values that are there.
   void layout_to_read(const GridView<T>& grid, const SlabPlan& plan, Rounds<T> kept) {
@@ -132,11 +142,10 @@ class GridField {
   void start(int thread, Range rows) {
     std::memset(static_cast<void*>(padded_[thread]), 0, size_t(kTogether * padded_row()) * sizeof(T));
     Part& part = own_parts_[thread];
-    part = {rows.begin, 0, 0, 0, nullptr};
-    if (splatted_ && rows.begin < rows.end) {
+    part = {rows.begin, 0, 0, 0, 2 * thread * row_values_};
+    if (splats_ && rows.begin < rows.end) {
       part.begin = node_row(rows.begin);
       part.end = node_row(rows.end - 1) + (grid_.spacing[1] == 1 ? 1 : 2);
-      part.values = splatted_ + (part.begin + 2 * thread) * row_values_;
     }
     if (thread > 0) return;
     z_.fill(grid_.size[0], grid_.spacing[0], grid_.radius[0], grid_.taps[0]);
@@ -147,30 +156,29 @@ class GridField {
 
   // Filters what was splatted.  Between barriers on either side.
   void filter(Team& team, int thread, int round) {
+    if (by_row_) {
+      ready_[thread].pair[0] = ready_[thread].pair[1] = -1;
+      ready_[thread].parts = team.size();
+      return;
+    }
     T* nodes = rounds_.at(round);
     T* filtered = volume() ? filtered_ : nodes;
     Range mine = band(planes() * rows_, team.size(), thread);
     for (int64_t row = mine.begin; row < mine.end;) {
       const bool two = row + 1 < mine.end && (row + 1) % rows_ != 0;  // of the same plane
-      T* padded = padded_[thread] + margin();
-      if (two)
-        filter_y<2>(row, team.size(), {padded, padded + padded_row()});
-      else
-        filter_y<1>(row, team.size(), {padded});
-      for (const int64_t end = row + (two ? 2 : 1); row < end; ++row, padded += padded_row()) {
-        symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], padded, int64_t(plan_.stride()),
-                         filtered + row * row_values_);
-      }
+      filter_rows(thread, team.size(), round, row, two, filtered + row * row_values_);
+      row += two ? 2 : 1;
     }
     if (!volume()) return;
     team.barrier();
     filter_z(band(rows_, team.size(), thread), nodes);
   }
 
-  // out = in + gain * out_scale * (values interpolated), for pixels x ... x + count - 1 of a row.
-  void slice(int64_t row, int64_t x, int count, int round, T gain, const T* in, const T* out_scale,
-             T* out) const {
-    const NodeRows nodes = node_rows(row, round);
+  // out = in + gain * out_scale * (values interpolated), for pixels x ... x + count - 1 of a row; of any
+  // rows, but as in splat() where that matters.
+  void slice(int thread, int64_t row, int64_t x, int count, int round, T gain, const T* in,
+             const T* out_scale, T* out) {
+    const NodeRows nodes = node_rows(thread, row, round);
     const T* scales = scales_of(out_scale, row, x);
     for (int s = 0; s < plan_.slabs(); ++s) {
       for_width(plan_.width(s), [&](auto w) {
@@ -179,10 +187,9 @@ class GridField {
     }
   }
   // Chunks of a row come in order, and rows do.
-  void splat(int thread, int64_t row, int64_t x, int count, const T* in, const T* in_scale) {
-    if (x == 0 && !direct()) clear_ahead(thread, row);
-    const Part& part = own_parts_[thread];
-    T* nodes = part.values + (node_row(row) - part.begin) * row_values_;
+  void splat(int thread, int64_t row, int64_t x, int count, int round, const T* in, const T* in_scale) {
+    if (x == 0 && !direct()) clear_ahead(thread, row, round);
+    T* nodes = values_of(own_parts_[thread], node_row(row), round);
     const T* scales = scales_of(in_scale, row, x);
     for (int s = 0; s < plan_.slabs(); ++s) {
       for_width(plan_.width(s), [&](auto w) {
@@ -196,10 +203,9 @@ class GridField {
     }
   }
 
-  void leave_out(int thread, int64_t row) {
-    if (!direct()) return clear_ahead(thread, row);
-    const Part& part = own_parts_[thread];
-    std::memset(static_cast<void*>(part.values + (node_row(row) - part.begin) * row_values_), 0,
+  void leave_out(int thread, int64_t row, int round) {
+    if (!direct()) return clear_ahead(thread, row, round);
+    std::memset(static_cast<void*>(values_of(own_parts_[thread], node_row(row), round)), 0,
                 size_t(row_values_) * sizeof(T));
   }
 
@@ -217,17 +223,29 @@ class GridField {
     T share[4];
     int count;
   };
-  NodeRows node_rows(int64_t row, int round) const {
+  NodeRows node_rows(int thread, int64_t row, int round) {
     const NodeAt<T> y(row % grid_.size[1], grid_.spacing[1]), z(row / grid_.size[1], grid_.spacing[0]);
-    const T* first = rounds_.at(round) + (z.node * rows_ + y.node) * row_values_;
     NodeRows out{};
     for (int64_t up_z = 0; up_z <= (z.fraction > 0); ++up_z) {
       for (int64_t up_y = 0; up_y <= (y.fraction > 0); ++up_y) {
-        out.row[out.count] = first + (up_z * rows_ + up_y) * row_values_;
+        out.row[out.count] = filtered_row(thread, (z.node + up_z) * rows_ + y.node + up_y, round);
         out.share[out.count++] = (up_z ? z.fraction : 1 - z.fraction) * (up_y ? y.fraction : 1 - y.fraction);
       }
     }
     return out;
+  }
+  // By row, a pair is filtered at a time and two pairs are there: a pixel row may lie between them.
+  const T* filtered_row(int thread, int64_t row, int round) {
+    if (!by_row_) return rounds_.at(round) + row * row_values_;
+    Ready& ready = ready_[thread];
+    const int64_t pair = row / kTogether, side = pair % 2;
+    if (ready.pair[side] != pair) {
+      const int64_t first = pair * kTogether;
+      filter_rows(thread, ready.parts, round, first, first + 1 < rows_,
+                  ready.rows + side * kTogether * row_values_);
+      ready.pair[side] = pair;
+    }
+    return ready.rows + row % (2 * kTogether) * row_values_;
   }
   template <int W>
   static Row<T, W> value_at(const NodeRows& nodes, int64_t at) {
@@ -323,19 +341,31 @@ class GridField {
   }
 
   // Zeroes the node rows that this pixel row is the first of the thread's to reach.
-  void clear_ahead(int thread, int64_t row) {
+  void clear_ahead(int thread, int64_t row, int round) {
     Part& part = own_parts_[thread];
     if (row == part.first) part.cleared = part.begin;
     const int64_t end = smaller(node_row(row) + 2, part.end);
     if (end <= part.cleared) return;
-    std::memset(static_cast<void*>(part.values + (part.cleared - part.begin) * row_values_), 0,
+    std::memset(static_cast<void*>(values_of(part, part.cleared, round)), 0,
                 size_t(end - part.cleared) * row_values_ * sizeof(T));
     part.cleared = end;
   }
 
+  // One or two node rows of what `parts` threads have splatted, filtered along y and x.
+  void filter_rows(int thread, int parts, int round, int64_t row, bool two, T* out) const {
+    T* padded = padded_[thread] + margin();
+    if (two)
+      filter_y<2>(row, parts, round, {padded, padded + padded_row()});
+    else
+      filter_y<1>(row, parts, round, {padded});
+    for (int i = 0; i <= int(two); ++i) {
+      symmetric_filter(row_values_, grid_.radius[2], grid_.taps[2], padded + i * padded_row(),
+                       int64_t(plan_.stride()), out + i * row_values_);
+    }
+  }
   // out[i] = node row `row` + i filtered along y, over all threads' parts.
   template <int R>
-  void filter_y(int64_t row, int parts, T* const (&out)[R]) const {
+  void filter_y(int64_t row, int parts, int round, T* const (&out)[R]) const {
     const int64_t radius = grid_.radius[1], plane = row / rows_ * rows_;
     const int64_t first = larger(plane, row - radius), end = smaller(plane + rows_, row + R + radius);
     bool add = false;
@@ -344,8 +374,7 @@ class GridField {
       if (from >= to) continue;
       const T* taps[R];
       for (int i = 0; i < R; ++i) taps[i] = y_taps_ + 1 + (from - row - i + radius);
-      weighted_sums(row_values_, to - from, taps, parts_[t].values + (from - parts_[t].begin) * row_values_,
-                    row_values_, out, add);
+      weighted_sums(row_values_, to - from, taps, values_of(parts_[t], from, round), row_values_, out, add);
       add = true;
     }
   }
@@ -374,7 +403,16 @@ class GridField {
   struct Part {
     int64_t first;  // its first pixel row
     int64_t begin, end, cleared;
-    T* values;
+    int64_t skip;  // values before those of its rows, beside those of the rows before `begin`
+  };
+  T* values_of(const Part& part, int64_t row, int round) const {
+    return splatted_.at(round) + part.skip + row * row_values_;
+  }
+  // Pairs of filtered node rows that a thread has at hand.
+  struct Ready {
+    T* rows;  // [2 pairs]
+    int64_t pair[2];
+    int parts;
   };
 
   GridView<T> grid_ = {};
@@ -383,12 +421,15 @@ class GridField {
   int64_t rows_ = 0;        // node rows of a plane
   Band1D<T> z_;
   T* y_taps_ = nullptr;    // [2 radius + 3], a zero on either side
-  T* splatted_ = nullptr;  // the parts, [D * node rows + 2 threads, nodes x]
+  bool by_row_ = false;    // filtered rows are not kept
+  bool splats_ = false;    // into parts of its own
+  Rounds<T> splatted_;     // the parts, [D * node rows + 2 threads, nodes x]
   T* filtered_ = nullptr;  // [D, node rows, nodes x] filtered along y and x (volumes)
   Rounds<T> rounds_;       // [nodes z, node rows, nodes x] filtered
   Part own_parts_[kMaxThreads] = {};
   const Part* parts_ = nullptr;  // of the field whose splats are filtered
   T* padded_[kMaxThreads] = {};  // [kTogether] rows with zeros around them
+  Ready ready_[kMaxThreads] = {};
 };
 
 DENSECRF_END

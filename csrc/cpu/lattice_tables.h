@@ -120,7 +120,7 @@ class Tables final : public AnyTables {
     }
   }
   [[gnu::noinline]] static Status string_chains(int64_t vertices, const int32_t* up, const uint8_t* has_lower,
-                              Buffer<int32_t>* out) {
+                                                Buffer<int32_t>* out) {
     if (!out->resize(vertices)) return Status::kOutOfMemory;
     int32_t* chain = out->data();
     int64_t n = 0;

@@ -147,7 +147,7 @@ class MeanField {
     for (int64_t row = mine.begin, end; row < mine.end; row = end) {
       end = smaller(mine.end, (row / row_points_ + 1) * row_points_);
       if (!last && of_half(t) && (row / row_points_ + t) % 2 != 0) {
-        leave_out(thread, row, end, stage);
+        leave_out(thread, row, end, stage, t);
         continue;
       }
       for (int64_t i = row; i < end; i += kChunk) {
@@ -177,8 +177,8 @@ class MeanField {
   }
 
   // A row of which this pass needs no Q.
-  void leave_out(int thread, int64_t row, int64_t end, Stage stage) {
-    for (int k = 0; k < r_.num_kernels; ++k) terms_[k].leave_out(thread, row);
+  void leave_out(int thread, int64_t row, int64_t end, Stage stage, int t) {
+    for (int k = 0; k < r_.num_kernels; ++k) terms_[k].leave_out(thread, row, t);
     for (int64_t i = row; i < end && stage == Stage::kFirst; i += kChunk)
       load(thread, i, int(smaller<int64_t>(kChunk, end - i)));
   }
@@ -258,14 +258,14 @@ class MeanField {
     const T* in = scores;
     const T counted = of_half(round) ? T(2) : T(1);
     for (int k = 0; k < r_.num_kernels; ++k, in = rows) {
-      const Term<T>& term = terms_[k];
+      Term<T>& term = terms_[k];
       if (term.coupling.is_scalar() && !term.view.self) {
-        term.slice(first, count, round, counted * term.coupling.scalar(), in, rows);
+        term.slice(thread, first, count, round, counted * term.coupling.scalar(), in, rows);
         continue;
       }
       if (in == scores) std::memcpy(static_cast<void*>(rows), scores, size_t(count) * stride_ * sizeof(T));
       T* message = scratch(thread, 1);
-      term.slice(first, count, round, counted, scratch(thread, 2), message);
+      term.slice(thread, first, count, round, counted, scratch(thread, 2), message);
       if (term.view.self) take_self_away(term.view.self, first, count, message);
       term.coupling.apply(count, message, rows);
     }

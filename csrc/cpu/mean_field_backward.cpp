@@ -178,9 +178,9 @@ class Backward {
     }
     const T* in = scores_ + first * stride_;
     for (int k = 0; k < kernels_ && t > 0; ++k, in = q) {
-      const Term<T>& term = forward_[k];
+      Term<T>& term = forward_[k];
       if (term.coupling.is_scalar() && !inner_) {
-        term.slice(first, count, t - 1, term.coupling.scalar(), in, q);
+        term.slice(thread, first, count, t - 1, term.coupling.scalar(), in, q);
         continue;
       }
       if (in != q) copy(count, in, q);
@@ -188,7 +188,7 @@ class Backward {
         slice_values(thread, k, first, count, t);
         term.coupling.apply(count, message(thread, k, first, count), q);
       } else {
-        term.slice(first, count, t - 1, T(1), scratch(thread, kZeros), sliced(thread, k));
+        term.slice(thread, first, count, t - 1, T(1), scratch(thread, kZeros), sliced(thread, k));
         term.coupling.apply(count, sliced(thread, k), q);
       }
     }
@@ -197,7 +197,7 @@ class Backward {
   }
   // What update t took from kernel k, and with the normalisation.
   void slice_values(int thread, int k, int64_t first, int count, int t) const {
-    forward_[k].slice_without_norm(first, count, t - 1, scratch(thread, kZeros), sliced(thread, k));
+    forward_[k].slice_without_norm(thread, first, count, t - 1, scratch(thread, kZeros), sliced(thread, k));
   }
   const T* message(int thread, int k, int64_t first, int count) const {
     const T* norm = r_.kernels[k].norm_out;
@@ -237,15 +237,15 @@ class Backward {
       const TermGradient<T>& wanted = request_.gradients[k];
       if (inner_) {
         T* values = scratch(thread, kMessage);
-        backward_[k].slice_without_norm(first, count, round(t), scratch(thread, kZeros), values);
+        backward_[k].slice_without_norm(thread, first, count, round(t), scratch(thread, kZeros), values);
         if (wanted.norm_in) add_norm_grad(gain(k), first, count, q, values, wanted.norm_in);
         if (wanted.weights) backward_[k].add_weights_grad(first, count, round(t), gain(k), q, wanted.weights);
         add_normalised(gain(k), r_.kernels[k].norm_in, first, count, values, g);
       } else if (forward_[k].coupling.is_scalar() && !wanted.couplings) {
-        backward_[k].slice(first, count, round(t), gain(k), g, g);
+        backward_[k].slice(thread, first, count, round(t), gain(k), g, g);
       } else {
         T* v = scratch(thread, kMessage);
-        backward_[k].slice(first, count, round(t), T(1), scratch(thread, kZeros), v);
+        backward_[k].slice(thread, first, count, round(t), T(1), scratch(thread, kZeros), v);
         if (wanted.couplings) add_couplings(thread, k, count, v, q);
         forward_[k].coupling.apply_transposed(count, v, g);
       }
@@ -254,7 +254,7 @@ class Backward {
   }
   void add_slope(int thread, int probe, int64_t first, int count, int t, const T* q) const {
     T* v = scratch(thread, kMessage);
-    backward_[kernels_ + probe].slice(first, count, round(t), gain(request_.probe_of[probe]),
+    backward_[kernels_ + probe].slice(thread, first, count, round(t), gain(request_.probe_of[probe]),
                                       scratch(thread, kZeros), v);
     T sum = 0;
     for (int p = 0; p < count; ++p) sum += dot(q + p * stride_, v + p * stride_);

@@ -59,11 +59,11 @@ class Term {
     if (view.lattice)
       return lattice_.splat(lattice_.accumulator(thread, round), first, count, rows, view.norm_in);
     const int64_t width = view.grid->size[2], x = first % width;
-    grid_.splat(thread, first / width, x, count, rows, view.norm_in);
+    grid_.splat(thread, first / width, x, count, round, rows, view.norm_in);
   }
   // A row of points of which nothing is splatted, in its turn.
-  void leave_out(int thread, int64_t first) {
-    if (!view.lattice) grid_.leave_out(thread, first / view.grid->size[2]);
+  void leave_out(int thread, int64_t first, int round) {
+    if (!view.lattice) grid_.leave_out(thread, first / view.grid->size[2], round);
   }
   // Between barriers on either side.
   void filter(Team& team, int thread, int round, bool transpose) {
@@ -73,11 +73,11 @@ class Term {
       grid_.filter(team, thread, round);  // its own transpose
   }
   // out = in + gain * filtered values, with and without the normalisation
-  void slice(int64_t first, int count, int round, T gain, const T* in, T* out) const {
-    slice_scaled(first, count, round, gain, in, view.norm_out, out);
+  void slice(int thread, int64_t first, int count, int round, T gain, const T* in, T* out) {
+    slice_scaled(thread, first, count, round, gain, in, view.norm_out, out);
   }
-  void slice_without_norm(int64_t first, int count, int round, const T* in, T* out) const {
-    slice_scaled(first, count, round, T(1), in, nullptr, out);
+  void slice_without_norm(int thread, int64_t first, int count, int round, const T* in, T* out) {
+    slice_scaled(thread, first, count, round, T(1), in, nullptr, out);
   }
   // Adds gain * norm * rows against the filtered values of each point's corners: a gradient [N, d+1] of the
   // barycentric weights (lattices).
@@ -87,12 +87,13 @@ class Term {
   }
 
  private:
-  void slice_scaled(int64_t first, int count, int round, T gain, const T* in, const T* norm, T* out) const {
+  void slice_scaled(int thread, int64_t first, int count, int round, T gain, const T* in, const T* norm,
+                    T* out) {
     if (view.lattice) {
       return lattice_.slice(round, first, count, in, gain * view.lattice->alpha, norm, out);
     }
     const int64_t width = view.grid->size[2], x = first % width;
-    grid_.slice(first / width, x, count, round, gain, in, norm, out);
+    grid_.slice(thread, first / width, x, count, round, gain, in, norm, out);
   }
 
   LatticeField<T> lattice_;
