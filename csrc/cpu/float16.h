@@ -45,6 +45,17 @@ inline void narrow(V x, Float16* p) {
 constexpr bool kHasFloat16 = false;
 #endif
 
+template <class T>
+constexpr bool kHalves = kHasFloat16 && std::is_same_v<T, float>;
+
+// Values that outgrow the second-level cache cost what moving them costs, half as much in half precision; of
+// short rows it is not faster.
+template <class T>
+inline bool better_in_float16(int64_t values, int row) {
+  constexpr int64_t kManyBytes = int64_t(1) << 21;
+  return kHalves<T> && row >= 8 && values * int64_t(sizeof(T)) > kManyBytes;
+}
+
 // Rows of T in memory as S: T itself or, of floats, Float16.
 template <class T, int W, class S>
 inline Row<T, W> load_row(const S* p) {

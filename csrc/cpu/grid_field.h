@@ -5,9 +5,11 @@
 // the taps are one banded sum from planes to node planes.  Interpolation back to pixels is the mirror image.
 //
 // Of an image, node rows are filtered when the slice comes to them, and forgotten: filtered values of all
-// nodes would be written and read once an iteration, which costs more than the filter.
+// nodes would be written and read once an iteration, which costs more than the filter.  Where pixels are
+// the nodes, what is splatted may be stored in half precision.
 #pragma once
 #include "core/grid_node.h"
+#include "cpu/float16.h"
 #include "cpu/parallel.h"
 #include "cpu/rounds.h"
 #include "cpu/rows.h"
@@ -15,28 +17,26 @@
 DENSECRF_BEGIN
 
 // dst[r] = sum_n weights[r][n] * rows[n], n < count, rows `step` apart; or added to dst[r].
-template <class T, int R>
+template <class T, int R, class S>
 [[gnu::noinline]] inline void weighted_sums(int64_t length, int64_t count, const T* const (&weights)[R],
-                                            const T* rows, int64_t step, T* const (&dst)[R],
+                                            const S* rows, int64_t step, T* const (&dst)[R],
                                             bool add = false) {
-  constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
   int64_t i = 0;
-  for (; i + kBlock <= length; i += kBlock) {
-    Row<T, kBlock> sum[R];
-    for (int r = 0; r < R; ++r) sum[r] = add ? Row<T, kBlock>::load(dst[r] + i) : Row<T, kBlock>::zero();
-    for (int64_t n = 0; n < count; ++n) {
-      const auto row = Row<T, kBlock>::load(rows + n * step + i);
-      for (int r = 0; r < R; ++r) sum[r].add_scaled(weights[r][n], row);
+  const auto in_blocks = [&](auto w) {
+    constexpr int W = decltype(w)::value;
+    for (; i + W <= length; i += W) {
+      Row<T, W> sum[R];
+      for (int r = 0; r < R; ++r) sum[r] = add ? Row<T, W>::load(dst[r] + i) : Row<T, W>::zero();
+      for (int64_t n = 0; n < count; ++n) {
+        const auto row = load_row<T, W>(rows + n * step + i);
+        for (int r = 0; r < R; ++r) sum[r].add_scaled(weights[r][n], row);
+      }
+      for (int r = 0; r < R; ++r) sum[r].store(dst[r] + i);
     }
-    for (int r = 0; r < R; ++r) sum[r].store(dst[r] + i);
-  }
-  for (; i < length; ++i) {
-    for (int r = 0; r < R; ++r) {
-      T sum = add ? dst[r][i] : T(0);
-      for (int64_t n = 0; n < count; ++n) sum += weights[r][n] * rows[n * step + i];
-      dst[r][i] = sum;
-    }
-  }
+  };
+  in_blocks(Int<4 * kVectorBytes / int(sizeof(T))>());
+  in_blocks(Int<kVectorBytes / int(sizeof(T))>());
+  in_blocks(Int<1>());
 }
 
 // dst[i] = sum_k taps[|k|] * src[i + k * step], k = -radius ... radius.  src is readable radius * step beyond
@@ -106,7 +106,7 @@ class GridField {
   // Filtered values are kept where the caller says, or are those of one round at a time.  `of`: a field of
   // the same grid, whose splats this one filters, too.
   void layout(const GridView<T>& grid, const SlabPlan& plan, int threads, Arena* arena, Rounds<T> kept = {},
-              const GridField* of = nullptr) {
+              bool float16 = false, const GridField* of = nullptr) {
     layout_to_read(grid, plan, kept);
     parts_ = of ? of->parts_ : own_parts_;
     by_row_ = kept.rounds == 0 && !volume();
@@ -116,7 +116,11 @@ class GridField {
     const int64_t splatted = (planes() * rows_ + 2 * threads) * row_values_;
     const int turns = by_row_ ? 2 : 1;  // this round's are sliced while the next one's are splatted
     splats_ = !of;
-    splatted_ = of ? of->splatted_ : Rounds<T>{arena->template take<T>(turns * splatted), splatted, turns};
+    in_float16_ = float16 && by_row_ && direct() && better_in_float16<T>(splatted, plan.stride());
+    if (in_float16_)
+      halves_ = {arena->template take<Float16>(turns * splatted), splatted, turns};
+    else
+      splatted_ = of ? of->splatted_ : Rounds<T>{arena->template take<T>(turns * splatted), splatted, turns};
     filtered_ = volume() ? arena->template take<T>(planes() * rows_ * row_values_) : nullptr;
     for (int t = 0; t < threads; ++t) {
       padded_[t] = arena->template take<T>(kTogether * padded_row());
@@ -188,28 +192,34 @@ class GridField {
   }
   // Chunks of a row come in order, and rows do.
   void splat(int thread, int64_t row, int64_t x, int count, int round, const T* in, const T* in_scale) {
-    if (x == 0 && !direct()) clear_ahead(thread, row, round);
-    T* nodes = values_of(own_parts_[thread], node_row(row), round);
     const T* scales = scales_of(in_scale, row, x);
+    if (direct()) return copy(own_parts_[thread], row, x, count, round, in, scales);
+    if (x == 0) clear_ahead(thread, row, round);
+    T* nodes = values_of(splatted_, own_parts_[thread], node_row(row), round);
+    const T up = NodeAt<T>(row % grid_.size[1], grid_.spacing[1]).fraction;
     for (int s = 0; s < plan_.slabs(); ++s) {
       for_width(plan_.width(s), [&](auto w) {
-        constexpr int W = decltype(w)::value;
-        if (direct())
-          copy_pixels<W>(plan_.column(s), nodes, x, count, in, scales);
-        else
-          splat_pixels<W>(plan_.column(s), nodes, NodeAt<T>(row % grid_.size[1], grid_.spacing[1]).fraction,
-                          x, count, in, scales);
+        splat_pixels<decltype(w)::value>(plan_.column(s), nodes, up, x, count, in, scales);
       });
     }
   }
 
   void leave_out(int thread, int64_t row, int round) {
     if (!direct()) return clear_ahead(thread, row, round);
-    std::memset(static_cast<void*>(values_of(own_parts_[thread], node_row(row), round)), 0,
-                size_t(row_values_) * sizeof(T));
+    with_splatted([&](auto splatted) {
+      auto* values = values_of(splatted, own_parts_[thread], node_row(row), round);
+      std::memset(static_cast<void*>(values), 0, size_t(row_values_) * sizeof(*values));
+    });
   }
 
  private:
+  // Node rows begin ... end - 1, as splatted by one thread.
+  struct Part {
+    int64_t first;  // its first pixel row
+    int64_t begin, end, cleared;
+    int64_t skip;  // values before those of its rows, beside those of the rows before `begin`
+  };
+
   static constexpr int kTogether = 2;  // rows filtered along y at a time: each is read half as often
 
   // Those of the pixels from x on in a row; null for ones.
@@ -289,16 +299,36 @@ class GridField {
     }
   }
 
+  // Calls f with what holds the splatted values.
+  template <class F>
+  void with_splatted(F&& f) const {
+    if constexpr (kHalves<T>) {
+      if (in_float16_) return f(halves_);
+    }
+    f(splatted_);
+  }
+
   // Where pixels are the nodes.
-  template <int W>
-  void copy_pixels(int column, T* nodes, int64_t x, int count, const T* in, const T* scales) const {
+  void copy(const Part& part, int64_t row, int64_t x, int count, int round, const T* in,
+            const T* scales) const {
+    with_splatted([&](auto splatted) {
+      auto* nodes = values_of(splatted, part, node_row(row), round);
+      for (int s = 0; s < plan_.slabs(); ++s) {
+        for_width(plan_.width(s), [&](auto w) {
+          copy_pixels<decltype(w)::value>(plan_.column(s), nodes, x, count, in, scales);
+        });
+      }
+    });
+  }
+  template <int W, class S>
+  void copy_pixels(int column, S* nodes, int64_t x, int count, const T* in, const T* scales) const {
     const int stride = plan_.stride();
-    T* node = nodes + x * stride + column;
+    S* node = nodes + x * stride + column;
     in += column;
     for (int p = 0; p < count; ++p, node += stride, in += stride) {
       auto value = Row<T, W>::load(in);
       if (scales) value.scale(scales[p]);
-      value.store(node);
+      store_row(value, node);
     }
   }
 
@@ -346,7 +376,7 @@ class GridField {
     if (row == part.first) part.cleared = part.begin;
     const int64_t end = smaller(node_row(row) + 2, part.end);
     if (end <= part.cleared) return;
-    std::memset(static_cast<void*>(values_of(part, part.cleared, round)), 0,
+    std::memset(static_cast<void*>(values_of(splatted_, part, part.cleared, round)), 0,
                 size_t(end - part.cleared) * row_values_ * sizeof(T));
     part.cleared = end;
   }
@@ -374,7 +404,10 @@ class GridField {
       if (from >= to) continue;
       const T* taps[R];
       for (int i = 0; i < R; ++i) taps[i] = y_taps_ + 1 + (from - row - i + radius);
-      weighted_sums(row_values_, to - from, taps, values_of(parts_[t], from, round), row_values_, out, add);
+      with_splatted([&](auto splatted) {
+        weighted_sums(row_values_, to - from, taps, values_of(splatted, parts_[t], from, round), row_values_,
+                      out, add);
+      });
       add = true;
     }
   }
@@ -399,14 +432,9 @@ class GridField {
   int64_t margin() const { return int64_t(grid_.radius[2]) * plan_.stride(); }
   int64_t padded_row() const { return row_values_ + 2 * margin(); }
 
-  // Node rows begin ... end - 1, as splatted by one thread.
-  struct Part {
-    int64_t first;  // its first pixel row
-    int64_t begin, end, cleared;
-    int64_t skip;  // values before those of its rows, beside those of the rows before `begin`
-  };
-  T* values_of(const Part& part, int64_t row, int round) const {
-    return splatted_.at(round) + part.skip + row * row_values_;
+  template <class S>
+  S* values_of(const Rounds<S>& splatted, const Part& part, int64_t row, int round) const {
+    return splatted.at(round) + part.skip + row * row_values_;
   }
   // Pairs of filtered node rows that a thread has at hand.
   struct Ready {
@@ -420,12 +448,14 @@ class GridField {
   int64_t row_values_ = 0;  // values on the nodes of one row
   int64_t rows_ = 0;        // node rows of a plane
   Band1D<T> z_;
-  T* y_taps_ = nullptr;    // [2 radius + 3], a zero on either side
-  bool by_row_ = false;    // filtered rows are not kept
-  bool splats_ = false;    // into parts of its own
-  Rounds<T> splatted_;     // the parts, [D * node rows + 2 threads, nodes x]
-  T* filtered_ = nullptr;  // [D, node rows, nodes x] filtered along y and x (volumes)
-  Rounds<T> rounds_;       // [nodes z, node rows, nodes x] filtered
+  T* y_taps_ = nullptr;  // [2 radius + 3], a zero on either side
+  bool by_row_ = false;  // filtered rows are not kept
+  bool splats_ = false;  // into parts of its own
+  bool in_float16_ = false;
+  Rounds<T> splatted_;      // the parts, [D * node rows + 2 threads, nodes x]
+  Rounds<Float16> halves_;  // or these
+  T* filtered_ = nullptr;   // [D, node rows, nodes x] filtered along y and x (volumes)
+  Rounds<T> rounds_;        // [nodes z, node rows, nodes x] filtered
   Part own_parts_[kMaxThreads] = {};
   const Part* parts_ = nullptr;  // of the field whose splats are filtered
   T* padded_[kMaxThreads] = {};  // [kTogether] rows with zeros around them

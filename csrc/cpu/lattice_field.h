@@ -54,10 +54,6 @@ class LatticeField {
   // machine a barrier can cost a time slice of 8 ms, a blur of this size takes about 0.3 ms.
   static constexpr int64_t kManyValues = int64_t(1) << 17;
 
-  // Values beyond so many bytes are stored in half precision, where that is allowed.
-  static constexpr int64_t kManyBytes = int64_t(1) << 21;
-  static constexpr int kManyChannels = 8;  // of short rows it is not faster
-
   LatticeField() : plan_(0) {}
 
   // Two rounds of values alternate, since a pass slices the last blur while it splats for the next; or all
@@ -66,8 +62,7 @@ class LatticeField {
               Rounds<T> kept = {}, bool float16 = false) {
     layout_to_read(lattice, plan, kept);
     const int64_t values = lattice_.vertices * plan_.stride(), step = (values + 15) & ~int64_t(15);
-    in_float16_ =
-        float16 && kHalves && plan_.stride() >= kManyChannels && values * int64_t(sizeof(T)) > kManyBytes;
+    in_float16_ = float16 && better_in_float16<T>(values, plan_.stride());
     if (in_float16_)
       halves_ = arena->template take<Float16>(values);
     else if (kept.rounds == 0)
@@ -134,7 +129,7 @@ class LatticeField {
         });
       }
     };
-    if constexpr (kHalves) {
+    if constexpr (kHalves<T>) {
       if (in_float16_) return from(VertexValues<Float16>{halves_, lattice_.vertices}, gain * float16_step_);
     }
     from(blurred(round), gain);
@@ -170,7 +165,7 @@ class LatticeField {
     range = {chain_border(chains, range.begin), chain_border(chains, range.end)};
     for_width(plan_.width(s), [&](auto w) {
       constexpr int W = decltype(w)::value;
-      if constexpr (kHalves) {
+      if constexpr (kHalves<T>) {
         if (in_float16_) return blur_chains<T, W>(chains, range, lattice_.blur, half_slab(s));
       }
       blur_chains<T, W>(chains, range, lattice_.blur, slab_of(blurred(round), s));
@@ -197,7 +192,7 @@ class LatticeField {
 
   // The sum of the threads' copies in half precision.
   void reduce_to_float16(int team_size, int s, Range range) {
-    if constexpr (kHalves) {
+    if constexpr (kHalves<T>) {
       const T scale = float16_scale(team_size);
       for_width(plan_.width(s), [&](auto w) {
         constexpr int W = decltype(w)::value;
@@ -246,7 +241,6 @@ class LatticeField {
   Rounds<T> rounds_;
   T* part_[kMaxThreads] = {};
   Range touched_[kMaxThreads] = {};
-  static constexpr bool kHalves = kHasFloat16 && std::is_same_v<T, float>;
   bool in_float16_ = false;
   Float16* halves_ = nullptr;      // the blurred values, of one round at a time
   T float16_step_ = 1;             // what a stored 1 means

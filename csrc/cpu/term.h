@@ -23,13 +23,13 @@ class Term {
     if (view.lattice)
       lattice_.layout(*view.lattice, plan, threads, arena, kept, float16);
     else
-      grid_.layout(*view.grid, plan, threads, arena, kept);
+      grid_.layout(*view.grid, plan, threads, arena, kept, float16);
   }
   // A grid's filter, of what is splatted into another term's grid.
   void layout_probe(const KernelView<T>& kernel, const SlabPlan& plan, int threads, Arena* arena,
                     const Term& of) {
     view = kernel;
-    grid_.layout(*view.grid, plan, threads, arena, {}, &of.grid_);
+    grid_.layout(*view.grid, plan, threads, arena, {}, false, &of.grid_);
   }
   // For a term whose values are all there to be sliced.
   void layout_to_read(const KernelView<T>& kernel, const SlabPlan& plan, Rounds<T> kept) {
