@@ -49,26 +49,22 @@ class Tables final : public AnyTables {
     return {simplices, vertices, chained};
   }
 
-  // Strings the vertices of every axis into chains.
+  // Strings the vertices of every axis into chains, an axis at a time: what it needs stays in the cache.
   Status link(int threads) {
     vertices = bands[0].vertices.size();
-    Buffer<int32_t> up;
-    Buffer<uint8_t> has_lower;
-    if (!up.resize(vertices * (dims + 1)) || !has_lower.resize((vertices + 1) * (dims + 1)))
-      return Status::kOutOfMemory;
-    std::memset(has_lower.data(), 0, size_t(has_lower.size()));
-    Status status[kMaxDims + 1] = {};
-    parallel(threads, [&](Team& team, int thread) {
-      Range mine = band(vertices, team.size(), thread);
-      for (int a = 0; a <= dims; ++a)
-        find_upper(mine, code.step[a], &up[a * vertices], &has_lower[a * (vertices + 1) + 1]);
-      team.barrier();
-      for (int a = thread; a <= dims; a += team.size())
-        status[a] =
-            string_chains(vertices, &up[a * vertices], &has_lower[a * (vertices + 1) + 1], &chains[a]);
+    Status status[kMaxThreads] = {};
+    parallel(smaller(threads, dims + 1), [&](Team& team, int thread) {
+      Buffer<int32_t> up;
+      Buffer<uint8_t> has_lower;
+      if (!up.resize(vertices) || !has_lower.resize(vertices + 1)) status[thread] = Status::kOutOfMemory;
+      for (int a = thread; a <= dims && status[thread] == Status::kOk; a += team.size()) {
+        std::memset(has_lower.data(), 0, size_t(vertices + 1));
+        find_upper(code.step[a], up.data(), &has_lower[1]);
+        if (!string_chains(up.data(), &has_lower[1], &chains[a])) status[thread] = Status::kOutOfMemory;
+      }
     });
-    for (int a = 0; a <= dims; ++a) {
-      if (status[a] != Status::kOk) return status[a];
+    for (int t = 0; t < smaller(threads, dims + 1); ++t) {
+      if (status[t] != Status::kOk) return status[t];
     }
     bands[0].vertices.release();
     return Status::kOk;
@@ -101,27 +97,26 @@ class Tables final : public AnyTables {
     }
   }
   // has_lower[-1] takes what is said of vertices that are not there.
-  [[gnu::noinline]] void find_upper(Range range, K step, int32_t* up, uint8_t* has_lower) const {
+  void find_upper(K step, int32_t* up, uint8_t* has_lower) const {
     const HashTable<K>& table = bands[0].vertices;
     K keys[2][kTogether];
     const auto load = [&](int64_t first, K* to) {
-      for (int64_t v = first; v < smaller(first + kTogether, range.end); ++v) {
+      for (int64_t v = first; v < smaller(first + kTogether, vertices); ++v) {
         *to = table.key(v) + step;
         table.prefetch(*to++);
       }
     };
-    load(range.begin, keys[0]);
+    load(0, keys[0]);
     int side = 0;
-    for (int64_t first = range.begin; first < range.end; first += kTogether, side ^= 1) {
-      const int count = int(smaller<int64_t>(kTogether, range.end - first));
+    for (int64_t first = 0; first < vertices; first += kTogether, side ^= 1) {
+      const int count = int(smaller<int64_t>(kTogether, vertices - first));
       load(first + kTogether, keys[side ^ 1]);
       table.template find_all<kTogether>(keys[side], count, up + first);
       for (int64_t v = first; v < first + count; ++v) has_lower[up[v]] = 1;
     }
   }
-  [[gnu::noinline]] static Status string_chains(int64_t vertices, const int32_t* up, const uint8_t* has_lower,
-                                                Buffer<int32_t>* out) {
-    if (!out->resize(vertices)) return Status::kOutOfMemory;
+  bool string_chains(const int32_t* up, const uint8_t* has_lower, Buffer<int32_t>* out) const {
+    if (!out->resize(vertices)) return false;
     int32_t* chain = out->data();
     int64_t n = 0;
     for (int64_t first = 0; first < vertices; first += kTogether) {
@@ -139,7 +134,7 @@ class Tables final : public AnyTables {
       }
     }
     out->resize(n);
-    return Status::kOk;
+    return true;
   }
 
   Buffer<int32_t> chains[kMaxDims + 1];
