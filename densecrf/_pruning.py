@@ -8,7 +8,7 @@ begins below p stays there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,8 +36,15 @@ def row_sums(parts: tuple[Any, ...], points: int, dtype: np.dtype[Any], threads:
     return float((sums if norm_out is None else sums * norm_out).max())
 
 
-def strength(couplings: Sequence[Any], sums: Sequence[float]) -> Array | float:
-    """What the messages can add to a label of probability 1: a number, or one for each label.
+def alive(
+    scores: Array,
+    sign: float,
+    initial: Array | None,
+    prune: float,
+    couplings: Sequence[Any],
+    row_sums: Callable[[], Sequence[float]],
+) -> Array:
+    """Which labels may exceed the probability `prune` somewhere, bool ``[L]``; sign times `scores` are the logits.
 
     Raises
     ------
@@ -51,14 +58,12 @@ def strength(couplings: Sequence[Any], sums: Sequence[float]) -> Array | float:
                 "prune: needs weights and a compatibility that make labels attract themselves (Potts and numbers, or "
                 "vectors, of one sign), got a matrix or repulsion"
             )
-    return sum(coupling * most for coupling, most in zip(couplings, sums, strict=True))
-
-
-def alive(scores: Array, sign: float, initial: Array | None, strength: Array | float, prune: float) -> Array:
-    """Which labels may exceed the probability `prune` somewhere, bool ``[L]``; sign times `scores` are the logits."""
     best = scores.max(axis=0) if sign > 0 else -scores.min(axis=0)
     least = np.array([(sign * plane - best).max() for plane in scores])
-    below = least + strength * prune <= np.log(prune)  # not so where scores are NaN, which the engine refuses
+    below = least <= np.log(prune)  # not so where scores are NaN, which the engine refuses
+    if below.any():  # the sums cost a filter of one channel
+        strength = sum(coupling * most for coupling, most in zip(couplings, row_sums(), strict=True))
+        below &= least + strength * prune <= np.log(prune)
     if initial is not None:
         below &= initial.max(axis=1) <= prune
     return ~below

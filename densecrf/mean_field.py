@@ -181,8 +181,7 @@ class DenseCRF:
         couplings = [terms.coupling(mu, weight, self.dtype) for weight in weights]
         initial, kept = options.initial, None
         if options.prune:
-            strength = _pruning.strength(couplings, self._row_sums)
-            kept = _pruning.alive(values, sign, initial, strength, options.prune)
+            kept = _pruning.alive(values, sign, initial, options.prune, couplings, lambda: self._row_sums)
             values, initial = values[kept], None if initial is None else initial[kept]
             couplings = [coupling[kept] if np.ndim(coupling) else coupling for coupling in couplings]
         kernels = [(*parts, coupling) for parts, coupling in zip(prepared, couplings, strict=True)]

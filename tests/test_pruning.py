@@ -55,7 +55,7 @@ def test_a_strong_label_that_begins_low_is_kept(photo):
     """Where messages can lift a label, its first probability says nothing."""
     logits = np.zeros((3, *photo.shape[:2]), np.float32)
     logits[1], logits[2] = -4.0, -40.0
-    kernels = [Gaussian(3, 30.0)]
+    kernels = [Gaussian(3, 6.0)]
     kept = refine(photo, logits=logits, kernels=kernels, prune=0.02).probs
     assert kept[1].any() and not kept[2].any()
 
@@ -101,8 +101,11 @@ def test_one_object_serves_all_tolerances(photo):
 def test_row_sums_are_those_of_the_filter(photo):
     crf = DenseCRF(photo, kernels=KERNELS, normalization="after")
     assert crf._row_sums == pytest.approx([1, 1], abs=1e-5)
-    matrix = _pruning.strength([2.0, np.array([1.0, 3.0])], [1.5, 2.0])
-    np.testing.assert_allclose(matrix, [5, 9])
+    logits = np.zeros((3, 4), np.float32)
+    logits[1:] = [[-4.0], [-4.2]]  # log 0.02 = -3.91; messages add up to 0.02 (2 * 1.5 + [0, 5, 0.5] * 2)
+    couplings = [2.0, np.array([0.0, 5.0, 0.5])]
+    kept = _pruning.alive(logits, 1.0, None, 0.02, couplings, lambda: [1.5, 2.0])
+    np.testing.assert_array_equal(kept, [True, True, False])
 
 
 @pytest.mark.parametrize(
