@@ -29,16 +29,18 @@ template <class T, int W, int GROUP>
 // out[j] = exp(-|f_j - point|^2 / 2) for a tile of features in columns, `step` from one to the next.
 template <class T>
 [[gnu::noinline]] void kernel_of_tile(const T* columns, int64_t step, int dims, const T* point, T* out) {
-  for (int j = 0; j < kTile; ++j) out[j] = 0;
-  for (int c = 0; c < dims; ++c) {
-    const T* column = columns + c * step;
-    const T x = point[c];
-    for (int j = 0; j < kTile; ++j) {
-      const T difference = column[j] - x;
-      out[j] -= difference * difference;
+  constexpr int kBlock = 2 * kVectorBytes / int(sizeof(T));
+  for (int j = 0; j < kTile; j += kBlock) {
+    auto sum = Row<T, kBlock>::zero();
+    for (int c = 0; c < dims; ++c) {
+      auto difference = Row<T, kBlock>::load(columns + c * step + j);
+      difference.add(-point[c]);
+      difference.multiply(difference);
+      sum.add_scaled(T(-0.5), difference);
     }
+    sum.store(out + j);
   }
-  for (int j = 0; j < kTile; ++j) out[j] = exp_bounded(T(0.5) * out[j]);
+  for (int j = 0; j < kTile; ++j) out[j] = exp_bounded(out[j]);
 }
 
 template <class T>
