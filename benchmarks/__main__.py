@@ -19,13 +19,14 @@ GROUPS = {
         "scaling",
         "frontier",
         "memory",
+        "huge_image",
         "stages",
         "plots",
         "tables",
     ),
     "Beside pydensecrf2": ("compare_pydensecrf", "compare_frontend", "accuracy"),
     "PyTorch and CUDA": ("bench_backward", "bench_gpu", "gpu_check"),
-    "The engine": ("huge_image", "tune_lattice"),
+    "The engine": ("tune_lattice",),
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 

@@ -188,6 +188,25 @@ def memory(result: dict[str, Any]) -> Any:
     return figure
 
 
+def huge_image(result: dict[str, Any]) -> Any:
+    """Seconds up to huge images, and memory."""
+    plt = _extras.need("evaluate", "matplotlib.pyplot")
+    figure, panels = plt.subplots(1, 2, figsize=(7.5, 3.2), layout="constrained")
+    at = np.array([row["megapixels"] for row in result["rows"]])
+    for panel, name, unit in zip(
+        panels, ("seconds", "GB"), ("seconds per image", "memory at the peak (GB)"), strict=True
+    ):
+        values = np.array([row[name] for row in result["rows"]])
+        panel.plot(at, values, label="densecrf, all cores, two labels", **look("densecrf, n threads"))
+        line = values[-1] * at / at[-1]
+        panel.plot(at, line, "--", color="0.55", linewidth=1, label="in proportion", zorder=1)
+        panel.set(xscale="log", yscale="log", xlabel=AXES["size"], ylabel=unit)
+        plain_log(panel.xaxis, [float(f"{x:.2g}") for x in at])
+        at_least_a_decade(panel)
+    legend_below(figure, panels)
+    return figure
+
+
 def quality(result: dict[str, Any]) -> Any:
     """Accuracy near boundaries, and differences to the network alone with their intervals."""
     plt = _extras.need("evaluate", "matplotlib.pyplot")
@@ -218,7 +237,12 @@ def quality(result: dict[str, Any]) -> Any:
 
 def draw(results: Path, images: Path) -> list[str]:
     """Draw what there are results for; gives the names of the files."""
-    plots: dict[str, Callable[[dict[str, Any]], Any]] = {"scaling": scaling, "frontier": frontier, "memory": memory}
+    plots: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "scaling": scaling,
+        "frontier": frontier,
+        "memory": memory,
+        "huge_image": huge_image,
+    }
     plots |= {path.stem: quality for kind in ("quality", "tuned") for path in sorted(results.glob(f"{kind}-*.json"))}
     matplotlib = _extras.need("evaluate", "matplotlib")
     matplotlib.use("Agg")

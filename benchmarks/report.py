@@ -27,7 +27,10 @@ from benchmarks.tables import PAGE
 def measurements(options: Any) -> list[list[str]]:
     """Command lines of what is measured, each a process of its own: one must not slow the next."""
     if options.short:
-        return [common.command(name, "--short") for name in ("quality", "scaling", "frontier", "memory", "stages")]
+        return [
+            common.command(name, "--short")
+            for name in ("quality", "scaling", "frontier", "memory", "huge_image", "stages")
+        ]
     lines = []
     for name, how in SETS.items():
         reading = ["--void", *how["void"], "--stride", how["stride"]]
@@ -39,7 +42,11 @@ def measurements(options: Any) -> list[list[str]]:
             lines.append(common.command("labels", options.data / name, *reading))
     lines.append(common.command("quality", options.data / "msrc" / "textonboost_2_14"))
     cache = ["--cache", options.cache.resolve()] if options.cache else []
-    return [*lines, common.command("frontier", *cache), *map(common.command, ("scaling", "memory", "stages"))]
+    return [
+        *lines,
+        common.command("frontier", *cache),
+        *map(common.command, ("scaling", "memory", "huge_image", "stages")),
+    ]
 
 
 def main(arguments: list[str]) -> int:

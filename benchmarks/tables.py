@@ -155,6 +155,14 @@ def memory(result: Result) -> str:
     return table(["MB", *names], [[case, *cells] for case, cells in rows.items()])
 
 
+def huge_image(result: Result) -> str:
+    """Seconds and gigabytes by size."""
+    rows = [
+        [f"{row['megapixels']:.3g}", *(significant(row[name]) for name in ("seconds", "GB"))] for row in result["rows"]
+    ]
+    return table(["megapixels", "seconds", "GB at the peak"], rows)
+
+
 def stages(result: Result) -> str:
     """Milliseconds of each stage, and of the layer's passes."""
     names = list(result["rows"][0]["seconds"])
@@ -176,6 +184,7 @@ def made(results: Path, images: Path, page: Path) -> dict[str, str]:
         "scaling": scaling,
         "frontier": frontier,
         "memory": memory,
+        "huge_image": huge_image,
         "stages": stages,
     }
     for kind, make in (("quality", quality), ("tuned", tuned), ("strides", strides), ("labels", labels)):
