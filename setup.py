@@ -66,7 +66,7 @@ LEVELS: dict[str, list[list[str]]] = {
     "avx2": [["-march=x86-64-v3"], ["-mavx2", "-mfma", "-mbmi2", "-mf16c"]],
     "avx512": [
         ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-        ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"],
+        ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"],
     ],
 }
 DEBUG_LEVELS = ("baseline", "avx2")

@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from densecrf import _console
 from densecrf.images import FileError
 
 GROUPS = {
@@ -28,7 +29,6 @@ GROUPS = {
     "PyTorch and CUDA": ("bench_backward", "bench_gpu", "gpu_check"),
     "The engine": ("tune_lattice",),
 }
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def listing() -> str:
@@ -57,8 +57,7 @@ def main(arguments: list[str]) -> int:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        _console.interrupted(_console.stderr())
 
 
 if __name__ == "__main__":

@@ -70,9 +70,10 @@ def check(case: Case, setting: str, image: np.ndarray) -> None:
     layer = layer_of(case, setting, "scalar weights")
     with torch.no_grad():
         found = layer(logits, pixels)[0].softmax(0).numpy()
-    wanted = densecrf.refine(image, logits=logits[0].numpy(), **engine_of(layer, 2))
+    # A tolerance, however small, keeps the engine from storing values in half precision.
+    wanted = densecrf.refine(image, logits=logits[0].numpy(), tol=1e-30, **engine_of(layer, 2))
     difference = np.abs(found - wanted.probs)
-    if difference.mean() > 1e-5 or difference.max() > 1e-2:  # the engine blurs large lattices in half precision
+    if difference.max() > 1e-4:
         raise SystemExit(f"layer and engine differ by up to {difference.max():.1e}, {setting}")
     part = logits[:, :, :60, :80].double().requires_grad_(), pixels[:, :, :60, :80].double()
     direction = torch.randn(part[0].shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

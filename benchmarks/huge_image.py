@@ -11,7 +11,6 @@ anything is timed, the engine is checked on a corner (contenders.check). Writes 
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 import densecrf
-from benchmarks import common, contenders, figures
+from benchmarks import common, contenders, figures, memory
 from benchmarks.data import DEMO
 from densecrf import unary
 
@@ -45,7 +44,8 @@ def image_and_logits(megapixels: float) -> tuple[Any, Any]:
 def measure(megapixels: float) -> dict[str, float]:
     """Seconds of a call, and gigabytes of the process at its peak and before."""
     image, logits = image_and_logits(megapixels)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory.forget_peak()
+    before = memory.peak_resident()
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
@@ -53,12 +53,12 @@ def measure(megapixels: float) -> dict[str, float]:
         seconds.append(time.perf_counter() - start)
         assert np.isfinite(out.probs).all() and np.abs(out.probs.sum(axis=0) - 1).max() < 1e-4
         del out
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = memory.peak_resident()
     return {
         "megapixels": image[..., 0].size / 1e6,
         "seconds": min(seconds),
-        "GB": peak / 1e6,
-        "GB before": before / 1e6,
+        "GB": peak / 1e3,
+        "GB before": before / 1e3,
     }
 
 

@@ -47,11 +47,16 @@ def print_added(engine: str, setting: str, case: Case) -> None:
     run = ENGINES[engine]
     image, unary = photographs(case.width, case.height)[0][1], unary_of(case)
     run(Problem(image[:16, :16].copy(), unary_of(TINY), SETTINGS[setting], TINY.iterations))
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the inputs
+    forget_peak()
     before = peak_resident()
     result = run(Problem(image, unary, SETTINGS[setting], case.iterations))
     assert result.shape[-2:] == image.shape[:2]
     print(peak_resident() - before)
+
+
+def forget_peak() -> None:
+    """Of making the inputs (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_resident() -> float:

@@ -1,4 +1,4 @@
-"""The whole comparison: quality, scaling, frontier, memory, stages, then plots and docs/comparison.md.
+"""The whole comparison: all that is measured, then the plots and tables of docs/comparison.md.
 
     python -m benchmarks report DATA [--cache DIR] [--kept DIR] [--threads 1]
     python -m benchmarks report --short --output DIR

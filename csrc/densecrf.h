@@ -138,7 +138,7 @@ struct MeanFieldRequest {
   // Q_t before the last is computed for every second row of so many points only, in turns, each of which
   // counts twice; 0: for all.  Without damping, tolerance, free energy, self, states and kept.
   int64_t half_rows;
-  bool float16;         // values on lattices may be stored in half precision where that is faster
+  bool float16;         // between splat and slice, values may be stored in half precision; Q_0 is in [0, 1]
   double* free_energy;  // output [iterations + 1] or null
   int iterations_done;  // output
   int threads;

@@ -29,6 +29,7 @@ class Job:
     scores: Path
     folder: Path
     problem: str | None = None
+    fitting: tuple[Path, ...] = ()  # all scores whose names fit
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def find_jobs(paths: Sequence[str], scores: Sequence[str], folder: Path, picture
         match = [fit for ending in ENDINGS[what] for fit in by_stem.get(path.stem + ending, []) if fit != path]
         twin = first.setdefault(path.stem, path)
         problem = _problem(path, match, twin if twin != path else None, what)
-        jobs.append(Job(path, match[0] if match else path, folder / path.stem, problem))
+        jobs.append(Job(path, match[0] if match else path, folder / path.stem, problem, tuple(match)))
     return jobs
 
 

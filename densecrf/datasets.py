@@ -93,7 +93,7 @@ class DataSet:
         for a, b in zip(with_scores, with_labels, strict=True):
             name = a.image.stem if a.image.stem not in self._files else a.image.name
             self._files[name] = _Files(a.image, a.scores, b.scores, a.problem or b.problem)
-        used = {files.scores for files in self._files.values()}
+        used = {path for job in with_scores for path in job.fitting}
         for path in _jobs.inside(parts[1], _jobs.SCORE_SUFFIXES, "scores"):
             if path not in used:
                 self._files[path.name] = _Files(path, path, path, f"{path}: no image found for it")
@@ -149,7 +149,7 @@ class DataSet:
         padded = size
         if self.stride is None:
             _jobs.warn_if_stretched(scores.shape[1:], size)
-        if self.stride is not None:
+        else:
             cells = tuple(-(-n // self.stride) for n in size)
             if scores.shape[1:] != cells:
                 rule = f"must be {cells[1]} x {cells[0]}, one for each {self.stride} pixels of the photo"

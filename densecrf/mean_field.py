@@ -182,7 +182,11 @@ class DenseCRF:
         initial, kept = options.initial, None
         if options.prune:
             kept = _pruning.alive(values, sign, initial, options.prune, couplings, lambda: self._row_sums)
-            values, initial = values[kept], None if initial is None else initial[kept]
+        if kept is not None and kept.all():
+            kept = None
+        if kept is not None:
+            values = values[kept]
+            initial = None if initial is None else initial[kept] / initial[kept].sum(axis=0)
             couplings = [coupling[kept] if np.ndim(coupling) else coupling for coupling in couplings]
         kernels = [(*parts, coupling) for parts, coupling in zip(prepared, couplings, strict=True)]
         mask = None if self.domain.mask is None else self.domain.mask.view(np.uint8)

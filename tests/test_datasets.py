@@ -107,6 +107,15 @@ def test_scores_without_a_photo(tmp_path):
         found.read("a.npz")
 
 
+def test_scores_of_which_several_fit_are_not_without_a_photo(tmp_path):
+    folder = make(tmp_path / "set")
+    (folder / "scores" / "a_scores.npz").write_bytes((folder / "scores" / "a.npz").read_bytes())
+    found = datasets.DataSet(folder)
+    assert found.names == ["a", "b"]
+    with pytest.raises(FileError, match="a.png: several scores fit: "):
+        found.read("a")
+
+
 def test_how_many_labels_there_are_is_what_most_scores_say(tmp_path):
     folder = make(tmp_path / "set", names="abc")
     np.savez(folder / "scores" / "a.npz", scores=np.zeros((4, 2, 3)))

@@ -56,7 +56,6 @@ def test_in_parts(monkeypatch):
 def test_method_exact(normalization, dtype):
     rng = np.random.default_rng(0)
     image, logits = rng.integers(0, 256, (17, 21, 3), np.uint8), rng.normal(size=(4, 17, 21))
-    kernels = [densecrf.Gaussian(2, 1.5), densecrf.Bilateral(9, 30, 2)]
     weight = 1e-2 if normalization == "none" else 1
     kernels = [densecrf.Gaussian(2, 1.5 * weight), densecrf.Bilateral(9, 30, 2 * weight)]
     how = {"kernels": kernels, "normalization": normalization, "iterations": 4, "dtype": dtype}

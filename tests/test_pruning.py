@@ -81,6 +81,8 @@ def test_energies_vectors_masks_and_a_given_start(photo):
     found = refine(photo, unary=-logits, prune=1e-4, **how).probs
     assert not found[4:].any()
     np.testing.assert_allclose(found, whole, atol=1e-3)
+    found = refine(photo, unary=-logits, prune=1e-4, initial=whole, iterations=0, **how).probs
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-6)
     start = np.full_like(whole, 1 / 6)
     assert refine(photo, unary=-logits, prune=1e-4, initial=start, **how).probs[4:].any()
     logits[4] = np.nan

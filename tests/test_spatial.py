@@ -256,3 +256,10 @@ def test_probabilities_are_near_the_exact_ones(sigmas, normalization):
     start = reference.softmax(z.reshape(3, -1)).reshape(z.shape)
     # Measured 0.014 of the largest step from the start, three pixels being the worst bandwidth.
     assert np.abs(found - exact).max() <= 0.02 * np.abs(exact - start).max()
+
+
+def test_taps_are_not_negative():
+    """So that no message is, which pruning and the engine's softmax reckon with."""
+    for size in (1, 2, 3, 5, 9, 17, 40, 100, 500, 2000):
+        for sigma in np.geomspace(0.2, 1000, 60):
+            assert Grid((size,), (float(sigma),)).axes[0].taps.min() >= 0, (size, sigma)

@@ -455,7 +455,7 @@ class GridField {
   Rounds<T> splatted_;      // the parts, [D * node rows + 2 threads, nodes x]
   Rounds<Float16> halves_;  // or these
   T* filtered_ = nullptr;   // [D, node rows, nodes x] filtered along y and x (volumes)
-  Rounds<T> rounds_;        // [nodes z, node rows, nodes x] filtered
+  Rounds<T> rounds_;        // [nodes z, node rows, nodes x] filtered (volumes, or kept)
   Part own_parts_[kMaxThreads] = {};
   const Part* parts_ = nullptr;  // of the field whose splats are filtered
   T* padded_[kMaxThreads] = {};  // [kTogether] rows with zeros around them

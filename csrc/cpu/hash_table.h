@@ -23,23 +23,26 @@ class HashTable {
   }
   int64_t size() const { return count_; }
   K key(int64_t id) const { return keys_[id]; }
-  void prefetch(K key) const { __builtin_prefetch(&slots_[int64_t(tag(key) & mask_)]); }
+  static uint32_t tag(K key) { return uint32_t(hash(key) >> 32); }
+  void prefetch_tag(uint32_t tag) const { __builtin_prefetch(&slots_[int64_t(tag & mask_)]); }
+  void prefetch(K key) const { prefetch_tag(tag(key)); }
 
-  int32_t find(K key) const {
-    const uint32_t wanted = tag(key);
+  int32_t find(K key) const { return find(key, tag(key)); }
+  int32_t find(K key, uint32_t wanted) const {
     for (uint32_t at = wanted & mask_;; at = (at + 1) & mask_) {
       const uint32_t slot = slots_[int64_t(at)];
       if (slot == kEmpty) return kNone;
       if (alike(slot, wanted) && keys_[int64_t(slot & mask_)] == key) return int32_t(slot & mask_);
     }
   }
-  // Ids of up to MOST keys.  Which of them are there is as good as random, and a branch for each would be
-  // mispredicted every second time: only keys that their first slot does not settle (a quarter) get one.
+  // Ids of up to MOST keys with these tags.  Which of them are there is as good as random, and a branch for
+  // each would be mispredicted every second time: only keys that their first slot does not settle (a quarter)
+  // get one.
   template <int MOST>
-  void find_all(const K* keys, int count, int32_t* ids) const {
+  void find_all(const K* keys, const uint32_t* tags, int count, int32_t* ids) const {
     int open[MOST], many = 0;
     for (int i = 0; i < count; ++i) {
-      const uint32_t wanted = tag(keys[i]), slot = slots_[int64_t(wanted & mask_)];
+      const uint32_t wanted = tags[i], slot = slots_[int64_t(wanted & mask_)];
       const uint32_t taken = slot != kEmpty, likely = taken & uint32_t(alike(slot, wanted));
       const uint32_t id = slot & mask_ & (0 - likely);
       const uint32_t found = likely & uint32_t(keys_[int64_t(id)] == keys[i]);
@@ -47,7 +50,7 @@ class HashTable {
       open[many] = i;
       many += int(taken ^ found);
     }
-    for (int i = 0; i < many; ++i) ids[open[i]] = find(keys[open[i]]);
+    for (int i = 0; i < many; ++i) ids[open[i]] = find(keys[open[i]], tags[open[i]]);
   }
   // Id of the key, inserted if new.  There must be room: call make_room first.
   int32_t insert(K key) {
@@ -75,7 +78,6 @@ class HashTable {
  private:
   static constexpr uint32_t kEmpty = ~uint32_t(0);  // ids are less than half of the mask
 
-  static uint32_t tag(K key) { return uint32_t(hash(key) >> 32); }
   bool alike(uint32_t slot, uint32_t wanted) const { return ((slot ^ wanted) & ~mask_) == 0; }
 
   [[gnu::noinline]] bool grow(int64_t wanted) {

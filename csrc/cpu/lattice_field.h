@@ -77,12 +77,10 @@ class LatticeField {
   }
 
   // Called once by every thread before the first splat, with the points that it will splat and the factors
-  // [N] (or null for 1) of what it splats, which are not negative.
+  // [N] (or null for 1) of what it splats: those are not negative, and in half precision no value exceeds 1.
   void start(int thread, Range points, const T* in_scale) {
     touched_[thread] = thread == 0 && !in_float16_ ? Range{0, lattice_.vertices} : vertices_of(points);
-    mass_[thread] = 0;
-    for (int64_t p = points.begin; p < points.end && in_float16_; ++p)
-      mass_[thread] += in_scale ? double(in_scale[p]) : 1.0;
+    if (in_float16_) largest_[thread] = largest_sum(thread, points, in_scale);
   }
 
   // `round` counts blurs: splats, the blur and the slices that belong together name the same one.
@@ -179,11 +177,27 @@ class LatticeField {
 
   Float16* half_slab(int s) const { return halves_ + plan_.column(s) * lattice_.vertices; }
 
-  // Half precision ends at 65504.  No value is larger than the mass of all that is splatted, times what d + 1
-  // blur steps make of it; a power of two, so that scaling rounds nothing.
+  // The largest sum of a vertex where 1 is splatted everywhere: the thread's copy holds one channel of that
+  // before the first splat.
+  double largest_sum(int thread, Range points, const T* in_scale) const {
+    const Range range = touched_[thread];
+    const int64_t corners = lattice_.dims + 1;
+    T* sums = part_[thread];
+    std::memset(static_cast<void*>(sums + range.begin), 0, size_t(range.end - range.begin) * sizeof(T));
+    for (int64_t p = points.begin; p < points.end; ++p) {
+      const int32_t* id = lattice_.simplex_vertices + lattice_.simplex[p] * corners;
+      for (int64_t k = 0; k < corners; ++k)
+        sums[id[k]] += lattice_.weights[p * corners + k] * (in_scale ? in_scale[p] : T(1));
+    }
+    T most = 0;
+    for (int64_t v = range.begin; v < range.end; ++v) most = larger(most, sums[v]);
+    return most;
+  }
+  // Half precision ends at 65504.  Of sums that are no larger than these, d + 1 blur steps make none that is
+  // larger than that; a power of two, so that scaling rounds nothing.
   T float16_scale(int team_size) const {
     double most = 0;
-    for (int t = 0; t < team_size; ++t) most += mass_[t];
+    for (int t = 0; t < team_size; ++t) most += largest_[t];
     for (int i = 0; i <= lattice_.dims; ++i) most *= 1 + 2 * double(lattice_.blur);
     T scale = 1;
     while (most * double(scale) > 32768) scale /= 2;
@@ -242,9 +256,9 @@ class LatticeField {
   T* part_[kMaxThreads] = {};
   Range touched_[kMaxThreads] = {};
   bool in_float16_ = false;
-  Float16* halves_ = nullptr;      // the blurred values, of one round at a time
-  T float16_step_ = 1;             // what a stored 1 means
-  double mass_[kMaxThreads] = {};  // sum of the factors of what a thread splats
+  Float16* halves_ = nullptr;         // the blurred values, of one round at a time
+  T float16_step_ = 1;                // what a stored 1 means
+  double largest_[kMaxThreads] = {};  // sum of a vertex that a thread's splats can make
 };
 
 DENSECRF_END

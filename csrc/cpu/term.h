@@ -15,8 +15,8 @@ class Term {
   KernelView<T> view = {};
   Coupling<T> coupling;
 
-  // Filtered values are kept in `kept`, or two rounds at a time in the workspace; in half precision, if that
-  // is allowed, one.
+  // Filtered values are kept in `kept`, or in the workspace as long as they are wanted; where that is
+  // allowed, in half precision.
   void layout(const KernelView<T>& kernel, const SlabPlan& plan, int threads, Arena* arena,
               Rounds<T> kept = {}, bool float16 = false) {
     view = kernel;

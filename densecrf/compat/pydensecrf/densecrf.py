@@ -164,7 +164,7 @@ class DenseCRF:
                 None,
                 wanted,
                 0,
-                self._method != "classic",
+                self._method != "classic" and initial is None,  # any Q may be given, also one beyond 1
                 _native.threads(),
                 None,
             )
