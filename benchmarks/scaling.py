@@ -154,7 +154,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--axes", nargs="+", choices=list(AXES), default=list(AXES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--budget", type=float, default=3.0, help="seconds of a contender in a case [3]")
-    parser.add_argument("--limit", type=float, default=150.0, help="seconds of a call [150]")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds of a call [60]")
     options = parser.parse_args(arguments)
     left_out = contenders.say_who_is_left_out()
     stamp = {"environment": figures.environment(), "left_out": left_out, "threads": CORES}
