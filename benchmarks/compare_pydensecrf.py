@@ -21,14 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import densecrf
-from benchmarks import common, contenders, figures, memory
-from benchmarks.contenders import Problem, ours, theirs
+from benchmarks import common, figures, memory
+from benchmarks.contenders import SETTINGS, Problem, ours, theirs
 from benchmarks.data import Case, photographs, unary_of
 from benchmarks.timing import interleaved
 from densecrf import Bilateral
 
 Array = NDArray[Any]
-SETTINGS = {**contenders.SETTINGS, "deeplab": (1, 3, 67, 3, 4)}  # the last: as many vertices as pixels
 ENGINES = "1 thread", "2 threads", "fast, 1 thread", "fast, 2 threads"
 MAIN = [Case(500, 375, 21, 5)]
 ALL = [
@@ -104,7 +103,7 @@ def row(case: Case, setting: str, rounds: int) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     parser = common.parser("compare_pydensecrf", __doc__)
     parser.add_argument("--cases", choices=["main", "all"], default="main")
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(contenders.SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--results", type=Path, default=common.RESULTS)

@@ -18,7 +18,11 @@ from densecrf.images import FileError
 
 Array = NDArray[Any]
 Setting = tuple[float, float, float, float, float]  # Gaussian sxy, weight; Bilateral sxy, srgb, weight
-SETTINGS: dict[str, Setting] = {"standard": (3, 3, 80, 13, 10), "default": (1, 3, 50, 4, 5)}
+SETTINGS: dict[str, Setting] = {
+    "standard": (3, 3, 80, 13, 10),
+    "default": (1, 3, 50, 4, 5),
+    "deeplab": (1, 3, 67, 3, 4),  # as many vertices as pixels
+}
 OTHERS = {"pydensecrf": "pydensecrf", "SimpleCRF": "denseCRF", "grid CRF": "gco"}  # name -> module
 CORNER = 24, 32  # rows and columns on which everyone is checked
 NEAR = {
