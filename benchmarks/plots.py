@@ -109,19 +109,18 @@ def scaling(result: dict[str, Any]) -> Any:
             middle, low, high = (np.array([t[k] for t in times]) for k in ("median", "low", "high"))
             panel.errorbar(at, middle, (middle - low, high - middle), label=name, elinewidth=0.8, **look(name))
         panel.set(xscale="log", yscale="log", xlabel=AXES[axis], ylabel="seconds per image")
-        if axis in GUIDES:
-            guide(panel, lines, GUIDES[axis])
         values = [line["value"] for line in lines]
+        if axis in GUIDES:
+            guide(panel, values, list(lines[-1]["seconds"].values())[0]["median"], GUIDES[axis])
         plain_log(panel.xaxis, steps(values) if axis == "size" else values)
         at_least_a_decade(panel)
     legend_below(figure, panels, "one thread unless said; medians and quartiles")
     return figure
 
 
-def guide(panel: Any, lines: list[dict[str, Any]], power: int) -> None:
-    """A dashed line of time in proportion to the axis (or to its inverse), through densecrf's last figure."""
-    values = np.array([line["value"] for line in lines], float)
-    last = list(lines[-1]["seconds"].values())[0]["median"]
+def guide(panel: Any, values: Any, last: float, power: int = 1) -> None:
+    """A dashed line in proportion to the axis (or to its inverse), through densecrf's last figure."""
+    values = np.array(values, float)
     limits = panel.get_ylim()
     label = "in proportion" if power == 1 else "in inverse proportion"
     panel.plot(values, last * (values / values[-1]) ** power, "--", color="0.55", linewidth=1, label=label, zorder=1)
@@ -192,15 +191,14 @@ def huge_image(result: dict[str, Any]) -> Any:
     """Seconds up to huge images, and memory."""
     plt = _extras.need("evaluate", "matplotlib.pyplot")
     figure, panels = plt.subplots(1, 2, figsize=(7.5, 3.2), layout="constrained")
-    at = np.array([row["megapixels"] for row in result["rows"]])
+    at = [row["megapixels"] for row in result["rows"]]
     for panel, name, unit in zip(
         panels, ("seconds", "GB"), ("seconds per image", "memory at the peak (GB)"), strict=True
     ):
-        values = np.array([row[name] for row in result["rows"]])
+        values = [row[name] for row in result["rows"]]
         panel.plot(at, values, label="densecrf, all cores, two labels", **look("densecrf, n threads"))
-        line = values[-1] * at / at[-1]
-        panel.plot(at, line, "--", color="0.55", linewidth=1, label="in proportion", zorder=1)
         panel.set(xscale="log", yscale="log", xlabel=AXES["size"], ylabel=unit)
+        guide(panel, at, values[-1])
         plain_log(panel.xaxis, [float(f"{x:.2g}") for x in at])
         at_least_a_decade(panel)
     legend_below(figure, panels)

@@ -64,8 +64,8 @@ def alive(
     if below.any():  # the sums cost a filter of one channel
         strength = sum(coupling * most for coupling, most in zip(couplings, row_sums(), strict=True))
         below &= least + strength * prune <= np.log(prune)
-    if initial is not None:
-        below &= initial.max(axis=1) <= prune
+    if initial is not None:  # of which something must be left at every pixel
+        below &= initial.max(axis=1) <= prune / (2 * len(scores))
     return ~below
 
 

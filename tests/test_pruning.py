@@ -85,6 +85,10 @@ def test_energies_vectors_masks_and_a_given_start(photo):
     np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-6)
     start = np.full_like(whole, 1 / 6)
     assert refine(photo, unary=-logits, prune=1e-4, initial=start, **how).probs[4:].any()
+    start = np.zeros_like(whole)
+    start[4:] = 0.5  # all that is given would be left out
+    found = refine(photo, unary=-logits, prune=0.6, initial=start, damping=0.5, iterations=1, **how).probs
+    np.testing.assert_allclose(found.sum(axis=0), 1, atol=1e-5)
     logits[4] = np.nan
     with pytest.raises(ValueError, match="unary: "):
         refine(photo, unary=-logits, prune=1e-4, kernels=kernels)

@@ -178,8 +178,8 @@ class GridField {
     filter_z(band(rows_, team.size(), thread), nodes);
   }
 
-  // out = in + gain * out_scale * (values interpolated), for pixels x ... x + count - 1 of a row; of any
-  // rows, but as in splat() where that matters.
+  // out = in + gain * out_scale * (values interpolated), for pixels x ... x + count - 1 of a row.
+  // Rows that a thread takes in order are filtered once.
   void slice(int thread, int64_t row, int64_t x, int count, int round, T gain, const T* in,
              const T* out_scale, T* out) {
     const NodeRows nodes = node_rows(thread, row, round);
@@ -217,7 +217,7 @@ class GridField {
   struct Part {
     int64_t first;  // its first pixel row
     int64_t begin, end, cleared;
-    int64_t skip;  // values before those of its rows, beside those of the rows before `begin`
+    int64_t skip;  // what its values lie beyond their place in the grid: parts overlap
   };
 
   static constexpr int kTogether = 2;  // rows filtered along y at a time: each is read half as often
