@@ -79,7 +79,7 @@ def _count(name: str, value: Any) -> int:
 
 
 def keep_memory(nbytes: int) -> None:
-    """Keep so many bytes of memory at most, of past calls and arrays, for later ones; 512 MiB unless told."""
+    """Keep so many bytes of memory at most, of past calls and arrays, for later ones; 1 GiB unless told."""
     _C.keep_memory(nbytes)
 
 

@@ -54,7 +54,7 @@ def test_no_more_is_kept_than_told():
         assert before - after > 8 << 20  # something was kept, and is no longer
         assert resident() - after < 8 << 20
     finally:
-        _native.keep_memory(512 << 20)
+        _native.keep_memory(1 << 30)
 
 
 def test_several_threads_at_once(expected):

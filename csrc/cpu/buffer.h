@@ -28,14 +28,13 @@ class Buffer {
   ~Buffer() { release(); }
 
   bool reserve(int64_t n) {
-    if (n <= capacity_) return true;
-    int64_t want = larger(n, capacity_ + capacity_ / 2);
-    T* grown = static_cast<T*>(allocate(size_t(want) * sizeof(T)));
-    if (!grown) return false;
-    if (size_ > 0) std::memcpy(static_cast<void*>(grown), data_, size_t(size_) * sizeof(T));
-    densecrf::release(data_, size_t(capacity_) * sizeof(T));
-    data_ = grown;
-    capacity_ = want;
+    if (n <= capacity()) return true;
+    const int64_t want = larger(n, capacity() + capacity() / 2);
+    const Block grown = allocate(size_t(want) * sizeof(T));
+    if (!grown.data) return false;
+    if (size_ > 0) std::memcpy(grown.data, block_.data, size_t(size_) * sizeof(T));
+    densecrf::release(block_);
+    block_ = grown;
     return true;
   }
   bool resize(int64_t n) {
@@ -44,29 +43,21 @@ class Buffer {
     return true;
   }
   void release() {
-    densecrf::release(data_, size_t(capacity_) * sizeof(T));
-    data_ = nullptr;
-    size_ = capacity_ = 0;
-  }
-  void swap(Buffer& other) {
-    T* d = data_;
-    data_ = other.data_;
-    other.data_ = d;
-    int64_t s = size_, c = capacity_;
-    size_ = other.size_;
-    capacity_ = other.capacity_;
-    other.size_ = s;
-    other.capacity_ = c;
+    densecrf::release(block_);
+    block_ = {};
+    size_ = 0;
   }
   int64_t size() const { return size_; }
-  T* data() { return data_; }
-  const T* data() const { return data_; }
-  T& operator[](int64_t i) { return data_[i]; }
-  const T& operator[](int64_t i) const { return data_[i]; }
+  T* data() { return static_cast<T*>(block_.data); }
+  const T* data() const { return static_cast<const T*>(block_.data); }
+  T& operator[](int64_t i) { return data()[i]; }
+  const T& operator[](int64_t i) const { return data()[i]; }
 
  private:
-  T* data_ = nullptr;
-  int64_t size_ = 0, capacity_ = 0;
+  int64_t capacity() const { return int64_t(block_.bytes / sizeof(T)); }
+
+  Block block_ = {};
+  int64_t size_ = 0;
 };
 
 DENSECRF_END

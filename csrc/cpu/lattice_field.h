@@ -51,8 +51,9 @@ template <class T>
 class LatticeField {
  public:
   // Below this many values the axes of a slab follow one another on one thread without a barrier: on a busy
-  // machine a barrier can cost a time slice of 8 ms, a blur of this size takes about 0.3 ms.
-  static constexpr int64_t kManyValues = int64_t(1) << 17;
+  // machine a barrier can cost a time slice of 8 ms, a blur of this size takes about 0.3 ms.  To find a row
+  // takes as long as to blur 8 values.
+  static constexpr int64_t kManyValues = int64_t(1) << 17, kRowCost = 8;
 
   LatticeField() : plan_(0) {}
 
@@ -102,7 +103,7 @@ class LatticeField {
   // Adds the threads' copies and blurs along all axes (in reverse order for the transpose).  Between barriers
   // on either side.
   void blur(Team& team, int thread, int round, bool transpose) {
-    bool shared = lattice_.vertices * plan_.stride() >= kManyValues && team.size() > 1;
+    bool shared = lattice_.vertices * (plan_.stride() + kRowCost) >= kManyValues && team.size() > 1;
     int parts = shared ? team.size() : 1, part = shared ? thread : 0;
     int first = shared ? 0 : thread, step = shared ? 1 : team.size();
     if (thread == 0) float16_step_ = T(1) / float16_scale(team.size());

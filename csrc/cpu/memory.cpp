@@ -1,5 +1,6 @@
 #include "cpu/memory.h"
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 
@@ -12,47 +13,144 @@ namespace densecrf {
 
 namespace {
 
-#if defined(DENSECRF_MAPS_PAGES)
 constexpr size_t kHugePage = size_t(2) << 20;
 
-bool large(size_t bytes) { return bytes >= kHugePage; }
-size_t in_huge_pages(size_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
+#if defined(DENSECRF_MAPS_PAGES)
+bool mapped(size_t bytes) { return bytes >= kHugePage; }
 
 // Not by way of malloc, which holds on to what it once gave out: 6 of 144 MB after a lattice was built.
 void* map(size_t bytes) {
-  const size_t size = in_huge_pages(bytes), all = size + kHugePage;
-  if (size < bytes || all < size) return nullptr;
+  const size_t all = bytes + kHugePage;
+  if (all < bytes) return nullptr;
   void* found = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (found == MAP_FAILED) return nullptr;
   char* begin = static_cast<char*>(found);
   const size_t before =
       (kHugePage - (reinterpret_cast<uintptr_t>(begin) & (kHugePage - 1))) & (kHugePage - 1);
   if (before > 0) munmap(begin, before);
-  munmap(begin + before + size, kHugePage - before);
-  madvise(begin + before, size, MADV_HUGEPAGE);
+  munmap(begin + before + bytes, kHugePage - before);
+  madvise(begin + before, bytes, MADV_HUGEPAGE);
   return begin + before;
 }
+#else
+bool mapped(size_t) { return false; }
 #endif
 
-}  // namespace
-
-void* allocate(size_t bytes) {
-#if defined(DENSECRF_MAPS_PAGES)
-  if (large(bytes)) return map(bytes);
-#endif
-  const size_t lines = bytes / 64 + 1;
-  return lines <= SIZE_MAX / 64 ? std::aligned_alloc(64, lines * 64) : nullptr;
+// What is asked of the system for so many bytes: whole huge pages or cache lines; 0 where that overflows.
+size_t rounded(size_t bytes) {
+  const size_t unit = mapped(bytes) ? kHugePage : 64, whole = (bytes + unit - 1) / unit * unit;
+  return whole < bytes ? 0 : whole;
 }
-
-void release(void* data, size_t bytes) {
+// Of the system, `bytes` rounded.  No bytes, no data.
+Block fresh(size_t bytes) {
+  if (bytes == 0) return {nullptr, 0};
 #if defined(DENSECRF_MAPS_PAGES)
-  if (data && large(bytes)) {
-    munmap(data, in_huge_pages(bytes));
+  if (mapped(bytes)) return {map(bytes), bytes};
+#endif
+  return {std::aligned_alloc(64, bytes), bytes};
+}
+void give_back(Block block) {
+#if defined(DENSECRF_MAPS_PAGES)
+  if (mapped(block.bytes)) {
+    if (block.data) munmap(block.data, block.bytes);
     return;
   }
 #endif
-  (void)bytes;
-  std::free(data);
+  std::free(block.data);
 }
+
+// Blocks that were given back, the oldest first.
+class Kept {
+ public:
+  // The smallest block of at least `bytes`, but none that is a quarter larger; no data if there is none.
+  Block take(size_t bytes) {
+    const Turn turn(&busy_);
+    const size_t most = bytes + bytes / 4;
+    int best = -1;
+    for (int i = 0; turn.mine && i < count_; ++i) {
+      const size_t found = blocks_[i].bytes;
+      if (found >= bytes && found <= most && (best < 0 || found < blocks_[best].bytes)) best = i;
+    }
+    return best < 0 ? Block{nullptr, 0} : remove(best);
+  }
+  void put(Block block) {
+    const Turn turn(&busy_);
+    const size_t limit = limit_.load(std::memory_order_relaxed);
+    if (!turn.mine || block.bytes > limit) return give_back(block);
+    while (count_ == kMost || bytes_ + block.bytes > limit) drop_oldest();
+    blocks_[count_++] = block;
+    bytes_ += block.bytes;
+  }
+  void drop_all() {
+    const Turn turn(&busy_);
+    while (turn.mine && count_ > 0) drop_oldest();
+  }
+  void limit(size_t bytes) {
+    const Turn turn(&busy_);
+    limit_.store(bytes, std::memory_order_relaxed);
+    while (turn.mine && bytes_ > bytes) drop_oldest();
+  }
+
+ private:
+  // Nobody waits for long: who comes in the middle of another's turn soon goes to the system instead, and so
+  // does a process that was forked there.
+  struct Turn {
+    std::atomic_flag* busy;
+    bool mine = false;
+    explicit Turn(std::atomic_flag* flag) : busy(flag) {
+      constexpr int kTries = 1000;
+      for (int i = 0; i < kTries && !mine; ++i) mine = !flag->test_and_set(std::memory_order_acquire);
+    }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn() {
+      if (mine) busy->clear(std::memory_order_release);
+    }
+  };
+  static constexpr int kMost = 256;
+#if defined(DENSECRF_WATCHED)
+  static constexpr size_t kLimit = 0;
+#else
+  static constexpr size_t kLimit = size_t(1) << 30;
+#endif
+
+  void drop_oldest() { give_back(remove(0)); }
+  Block remove(int at) {
+    const Block block = blocks_[at];
+    bytes_ -= block.bytes;
+    --count_;
+    for (int i = at; i < count_; ++i) blocks_[i] = blocks_[i + 1];
+    return block;
+  }
+
+  std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
+  std::atomic<size_t> limit_{kLimit};
+  Block blocks_[kMost] = {};
+  int count_ = 0;
+  size_t bytes_ = 0;
+};
+
+Kept kept;
+
+}  // namespace
+
+Block allocate(size_t bytes) {
+  bytes = rounded(bytes);
+  if (bytes < kWorthKeeping) return fresh(bytes);
+  Block block = kept.take(bytes);
+  if (!block.data) block = fresh(bytes);
+  if (!block.data) {
+    kept.drop_all();
+    block = fresh(bytes);
+  }
+  return block;
+}
+
+void release(Block block) {
+  if (block.bytes < kWorthKeeping || !block.data) return give_back(block);
+  kept.put(block);
+}
+
+void keep_memory(size_t bytes) { kept.limit(bytes); }
 
 }  // namespace densecrf

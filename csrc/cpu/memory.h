@@ -1,4 +1,4 @@
-// Memory for large arrays.
+// Memory for large arrays: workspaces, what a build grows, and the arrays that calls return.
 #pragma once
 #include <cstddef>
 
@@ -13,10 +13,24 @@
 
 namespace densecrf {
 
-// Uninitialised memory aligned to cache lines, in huge pages where the system grants them: a first pass over
-// 4 KiB pages costs as much as a mean-field iteration.  Null when there is none.
-void* allocate(size_t bytes);
-// Gives back what allocate(bytes) gave, large blocks to the system at once; null is fine.
-void release(void* data, size_t bytes);
+struct Block {
+  void* data;
+  size_t bytes;
+};
+
+// Smaller ones are malloc's.  Those of 256 KiB and more are kept when they are given back, and handed out
+// again: the system clears every page that it hands out, which was a twelfth of a call with 12 labels while
+// only blocks of 8 MiB were kept.
+constexpr size_t kWorthKeeping = size_t(256) << 10;
+
+// Uninitialised memory of at least so many bytes, aligned to cache lines, in huge pages where the system
+// grants them: a first pass over 4 KiB pages costs as much as a mean-field iteration.  No data when there is
+// none.
+Block allocate(size_t bytes);
+// Gives back a block of allocate; one without data is fine.
+void release(Block block);
+
+// How many bytes to keep at most; 1 GiB unless told.
+void keep_memory(size_t bytes);
 
 }  // namespace densecrf

@@ -263,7 +263,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("MAX_DIMS") = kMaxDims;
   m.attr("MAX_THREADS") = kMaxThreads;
   m.def("simd", [] { return backend().name; });
-  m.def("keep_memory", &Memory::keep);
+  m.def("keep_memory", &keep_memory);
   define<float>(m.def_submodule("f32"));
   define<double>(m.def_submodule("f64"));
 #ifdef DENSECRF_CUDA
