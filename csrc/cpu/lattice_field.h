@@ -25,14 +25,12 @@ template <class T, int W, class S>
   S* at = row_of(chains[range.begin]);
   auto here = load_row<T, W>(at);
   auto before = Row<T, W>::zero();
+  const T reach[2] = {blur, 0};  // to the next vertex, and at the end of a chain
   T below = 0;
-  for (int64_t i = range.begin; i < range.end; ++i) {
-    const S* later = row_of(chains[smaller(i + kAhead, range.end - 1)]);
-    for (int c = 0; c < W; c += 64 / int(sizeof(S))) __builtin_prefetch(later + c, 1);
-    if (kBytes % 64 != 0 && 64 % kBytes != 0) __builtin_prefetch(later + W - 1, 1);
-    S* next_at = row_of(chains[smaller(i + 1, range.end - 1)]);
+  const auto step = [&](int64_t i, int64_t following) {
+    S* next_at = row_of(chains[following]);
     const auto next = load_row<T, W>(next_at);
-    const T above = chains[i] < 0 ? T(0) : blur;
+    const T above = reach[uint32_t(chains[i]) >> 31];
     auto sum = here;
     sum.add_scaled(below, before);
     sum.add_scaled(above, next);
@@ -41,7 +39,15 @@ template <class T, int W, class S>
     here = next;
     below = above;
     at = next_at;
+  };
+  int64_t i = range.begin;
+  for (; i < range.end - kAhead; ++i) {
+    const S* later = row_of(chains[i + kAhead]);
+    for (int c = 0; c < W; c += 64 / int(sizeof(S))) __builtin_prefetch(later + c, 1);
+    if (kBytes % 64 != 0 && 64 % kBytes != 0) __builtin_prefetch(later + W - 1, 1);
+    step(i, i + 1);
   }
+  for (; i < range.end; ++i) step(i, smaller(i + 1, range.end - 1));
 }
 
 template <class T>
