@@ -1,14 +1,32 @@
-// Open-addressing hash table from keys to ids 0, 1, 2, ... in order of first insertion.
+// Hash table from keys to ids 0, 1, 2, ... in order of first insertion.
 //
 // A slot is 32 bits: the id and, in the bits that ids do not need, bits of the key's hash, so that few slots
 // send a look-up to the wrong key.  The keys lie in order of their ids, where neighbours in the image are
-// neighbours in memory.  What counts is how much of this stays in the caches: most look-ups go to a place of
-// their own.
+// neighbours in memory.  A key's slots are those of its bucket, or where that is full the next one's (for 2 %
+// of the buckets at the highest load): a branch that depends on the keys would be mispredicted, and that costs
+// more than the look-up.
 #pragma once
 #include "core/key.h"
+#include "cpu/bucket.h"
 #include "cpu/buffer.h"
 
 DENSECRF_BEGIN
+
+// Keys that are looked up side by side, and what the table looks at of their hashes.
+template <class K, int MOST>
+struct KeyBatch {
+  K keys[MOST];
+  uint32_t tags[MOST];
+  int count = 0;
+
+  // At most MOST times.
+  void add(K key, bool wanted = true) {
+    keys[count] = key;
+    tags[count] = tag(key);
+    count += int(wanted);
+  }
+  static uint32_t tag(K key) { return uint32_t(hash(key) >> 32); }
+};
 
 template <class K>
 class HashTable {
@@ -23,47 +41,37 @@ class HashTable {
   }
   int64_t size() const { return count_; }
   K key(int64_t id) const { return keys_[id]; }
-  static uint32_t tag(K key) { return uint32_t(hash(key) >> 32); }
-  void prefetch_tag(uint32_t tag) const { __builtin_prefetch(&slots_[int64_t(tag & mask_)]); }
-  void prefetch(K key) const { prefetch_tag(tag(key)); }
 
-  int32_t find(K key) const { return find(key, tag(key)); }
-  int32_t find(K key, uint32_t wanted) const {
-    for (uint32_t at = wanted & mask_;; at = (at + 1) & mask_) {
-      const uint32_t slot = slots_[int64_t(at)];
-      if (slot == kEmpty) return kNone;
-      if (alike(slot, wanted) && keys_[int64_t(slot & mask_)] == key) return int32_t(slot & mask_);
-    }
-  }
-  // Ids of up to MOST keys with these tags.  Which of them are there is as good as random, and a branch for
-  // each would be mispredicted every second time: only keys that their first slot does not settle (a quarter)
-  // get one.
+  // Before find_all or insert_all, at best a while before.
   template <int MOST>
-  void find_all(const K* keys, const uint32_t* tags, int count, int32_t* ids) const {
+  void prefetch(const KeyBatch<K, MOST>& batch) const {
+    for (int i = 0; i < batch.count; ++i) __builtin_prefetch(bucket(batch.tags[i]));
+  }
+  // Ids of the keys, or kNone.
+  template <int MOST>
+  void find_all(const KeyBatch<K, MOST>& batch, int32_t* ids) const {
     int open[MOST], many = 0;
-    for (int i = 0; i < count; ++i) {
-      const uint32_t wanted = tags[i], slot = slots_[int64_t(wanted & mask_)];
-      const uint32_t taken = slot != kEmpty, likely = taken & uint32_t(alike(slot, wanted));
-      const uint32_t id = slot & mask_ & (0 - likely);
-      const uint32_t found = likely & uint32_t(keys_[int64_t(id)] == keys[i]);
+    for (int i = 0; i < batch.count; ++i) {
+      const uint32_t* slots = bucket(batch.tags[i]);
+      const unsigned hits = equal_slots(slots, id_mask_, label(batch.tags[i]));
+      const uint32_t id = slots[__builtin_ctz(hits | 1u << (kBucket - 1))] & id_mask_;
+      const uint32_t found = uint32_t(hits != 0) & uint32_t(keys_[int64_t(id)] == batch.keys[i]);
       ids[i] = int32_t(id | (found - 1));
       open[many] = i;
-      many += int(taken ^ found);
+      many += int((found ^ 1) & uint32_t((hits != 0) | full(slots)));
     }
-    for (int i = 0; i < many; ++i) ids[open[i]] = find(keys[open[i]], tags[open[i]]);
+    for (int i = 0; i < many; ++i) ids[open[i]] = find(batch.keys[open[i]], batch.tags[open[i]]);
   }
-  // Id of the key, inserted if new.  There must be room: call make_room first.
-  int32_t insert(K key) {
-    const uint32_t wanted = tag(key);
-    for (uint32_t at = wanted & mask_;; at = (at + 1) & mask_) {
-      const uint32_t slot = slots_[int64_t(at)];
-      if (slot == kEmpty) {
-        keys_[count_] = key;
-        slots_[int64_t(at)] = uint32_t(count_) | (wanted & ~mask_);
-        return int32_t(count_++);
-      }
-      if (alike(slot, wanted) && keys_[int64_t(slot & mask_)] == key) return int32_t(slot & mask_);
+  // Ids of the keys, those that are new inserted in their order.  There must be room: call make_room first.
+  template <int MOST>
+  void insert_all(const KeyBatch<K, MOST>& batch, int32_t* ids) {
+    int fresh[MOST], many = 0;
+    find_all(batch, ids);
+    for (int i = 0; i < batch.count; ++i) {
+      fresh[many] = i;
+      many += int(ids[i] == kNone);
     }
+    for (int i = 0; i < many; ++i) ids[fresh[i]] = insert(batch.keys[fresh[i]], batch.tags[fresh[i]]);
   }
   // Room for n more keys at a load of at most one half.
   bool make_room(int64_t n) {
@@ -76,9 +84,41 @@ class HashTable {
   }
 
  private:
-  static constexpr uint32_t kEmpty = ~uint32_t(0);  // ids are less than half of the mask
+  static constexpr uint32_t kEmpty = ~uint32_t(0);
 
-  bool alike(uint32_t slot, uint32_t wanted) const { return ((slot ^ wanted) & ~mask_) == 0; }
+  static uint32_t tag(K key) { return KeyBatch<K, 1>::tag(key); }
+  // The first bits of a tag choose the bucket, the last ones, but for one that only empty slots have, make
+  // the label.
+  uint32_t place(uint32_t tag) const { return (tag & bucket_mask_) * kBucket; }
+  uint32_t label(uint32_t tag) const { return tag & ~id_mask_ & (kEmpty >> 1); }
+  const uint32_t* bucket(uint32_t tag) const { return &slots_[int64_t(place(tag))]; }
+  uint32_t next(uint32_t place) const { return (place + kBucket) & (bucket_mask_ * kBucket); }
+  // Slots are taken from the first on.
+  static bool full(const uint32_t* slots) { return slots[kBucket - 1] != kEmpty; }
+
+  int32_t find(K key, uint32_t tag) const {
+    for (uint32_t at = place(tag);; at = next(at)) {
+      const uint32_t* slots = &slots_[int64_t(at)];
+      for (unsigned hits = equal_slots(slots, id_mask_, label(tag)); hits; hits &= hits - 1) {
+        const uint32_t id = slots[__builtin_ctz(hits)] & id_mask_;
+        if (keys_[int64_t(id)] == key) return int32_t(id);
+      }
+      if (!full(slots)) return kNone;
+    }
+  }
+  int32_t insert(K key, uint32_t tag) {
+    const int32_t found = find(key, tag);
+    if (found != kNone) return found;
+    keys_[count_] = key;
+    put(uint32_t(count_), tag);
+    return int32_t(count_++);
+  }
+  void put(uint32_t id, uint32_t tag) {
+    uint32_t at = place(tag);
+    while (full(&slots_[int64_t(at)])) at = next(at);
+    uint32_t* slots = &slots_[int64_t(at)];
+    slots[__builtin_ctz(equal_slots(slots, 0, kEmpty))] = id | label(tag);
+  }
 
   [[gnu::noinline]] bool grow(int64_t wanted) {
     constexpr int kAhead = 16;
@@ -86,11 +126,8 @@ class HashTable {
     while (capacity < 2 * wanted) capacity *= 2;
     if (!allocate(capacity)) return false;
     for (int64_t id = 0; id < count_; ++id) {
-      if (id + kAhead < count_) prefetch(keys_[id + kAhead]);
-      const uint32_t wanted_here = tag(keys_[id]);
-      uint32_t at = wanted_here & mask_;
-      while (slots_[int64_t(at)] != kEmpty) at = (at + 1) & mask_;
-      slots_[int64_t(at)] = uint32_t(id) | (wanted_here & ~mask_);
+      if (id + kAhead < count_) __builtin_prefetch(bucket(tag(keys_[id + kAhead])));
+      put(uint32_t(id), tag(keys_[id]));
     }
     return true;
   }
@@ -98,12 +135,13 @@ class HashTable {
     slots_.release();  // empty soon; the keys stay
     if (!slots_.resize(capacity) || !keys_.resize(capacity / 2)) return false;
     for (int64_t i = 0; i < capacity; ++i) slots_[i] = kEmpty;
-    mask_ = uint32_t(capacity - 1);
+    id_mask_ = uint32_t(capacity / 2 - 1);
+    bucket_mask_ = uint32_t(capacity / kBucket - 1);
     return true;
   }
   Buffer<uint32_t> slots_;
   Buffer<K> keys_;  // room for half as many as there are slots
-  uint32_t mask_ = 0;
+  uint32_t id_mask_ = 0, bucket_mask_ = 0;
   int64_t count_ = 0;
 };
 

@@ -20,6 +20,8 @@ namespace {
 
 // Pieces of the image that each thread embeds: with one, the thread that has the sky is done early.
 constexpr int kPieces = 2;
+constexpr int kVertices = 192;  // so many, at most, are looked up together
+static_assert(kVertices > kMaxDims, "those of a simplex at least");
 constexpr uint8_t kSecond = 1, kFourth = 2;  // kinds of bridges
 
 template <class T, class C, class K, int D>
@@ -84,52 +86,71 @@ class Builder {
     return insert(origin, 1, &block, out, &simplex, weights);
   }
 
+  // Neighbouring points in one simplex (a quarter of a photograph's points in the standard setting, a tenth in
+  // the default one) are looked up once.
   Status insert(const T* features, int count, Block* block, Band<K>* out, int32_t* simplex, T* weights) {
     if (!out->simplices.make_room(kLanes)) return Status::kOutOfMemory;
     block->elevate(dims(), features, scales_);
     block->locate(dims());
-    K keys[kLanes];
+    KeyBatch<K, kLanes> runs;
+    int run_of[kLanes], point_of[kLanes] = {};
     for (int n = 0; n < count; ++n) {
-      keys[n] = block->simplex_key(dims(), tables_->code, n);
-      out->simplices.prefetch(keys[n]);
+      const K key = block->simplex_key(dims(), tables_->code, n);
+      runs.add(key, n == 0 || key != runs.keys[runs.count - 1]);
+      run_of[n] = runs.count - 1;
     }
+    out->simplices.prefetch(runs);
+    for (int n = count - 1; n >= 0; --n) point_of[run_of[n]] = n;
     for (int n = 0; n < count; ++n) {
       for (int k = 0; k <= dims(); ++k) weights[n * (dims() + 1) + k] = T(block->weight[k][n]);
     }
-    for (int n = 0; n < count; ++n) {
-      // So it is for a quarter of a photograph's points in the standard setting, a tenth in the default one.
-      if (n > 0 && keys[n] == keys[n - 1]) {
-        simplex[n] = simplex[n - 1];
-        continue;
-      }
-      int64_t before = out->simplices.size();
-      simplex[n] = out->simplices.insert(keys[n]);
-      if (out->simplices.size() > before && !insert_vertices(*block, n, out)) return Status::kOutOfMemory;
+    int32_t ids[kLanes];
+    int fresh[kLanes], many = 0;
+    int64_t next = out->simplices.size();
+    out->simplices.insert_all(runs, ids);
+    for (int r = 0; r < runs.count; ++r) {
+      fresh[many] = point_of[r];
+      const int first = int(ids[r] == next);
+      many += first;
+      next += first;
     }
+    for (int n = 0; n < count; ++n) simplex[n] = ids[run_of[n]];
+    if (!insert_vertices(*block, fresh, many, out)) return Status::kOutOfMemory;
     return out->vertices.size() < INT32_MAX / 2 && out->simplices.size() < INT32_MAX / 2
                ? Status::kOk
                : Status::kTooManyVertices;
   }
 
-  bool insert_vertices(const Block& block, int n, Band<K>* out) {
-    const int corners = dims() + 1;
-    K keys[(D ? D : kMaxDims) + 1];
-    int axes[(D ? D : kMaxDims) + 1];
-    block.vertex_keys(dims(), tables_->code, n, keys, axes);
-    if (!out->vertices.make_room(corners)) return false;
-    for (int k = 0; k < corners; ++k) out->vertices.prefetch(keys[k]);
-    const int64_t at = out->simplex_vertices.size();
-    if (!out->simplex_vertices.resize(at + corners)) return false;
-    for (int k = 0; k < corners; ++k) out->simplex_vertices[at + k] = out->vertices.insert(keys[k]);
-    return !request_.bridges || want_bridges(&out->simplex_vertices[at], axes, out);
+  // The corners of the simplices, not met before, of `count` points of the block.
+  bool insert_vertices(const Block& block, const int* points, int count, Band<K>* out) {
+    const int corners = dims() + 1, together = kVertices / corners;
+    for (int first = 0; first < count; first += together) {
+      KeyBatch<K, kVertices> batch;
+      int axes[kVertices];
+      for (int i = first; i < smaller(first + together, count); ++i) {
+        K keys[(D ? D : kMaxDims) + 1];
+        block.vertex_keys(dims(), tables_->code, points[i], keys, axes + batch.count);
+        for (int k = 0; k < corners; ++k) batch.add(keys[k]);
+      }
+      if (!out->vertices.make_room(batch.count)) return false;
+      out->vertices.prefetch(batch);
+      const int64_t at = out->simplex_vertices.size();
+      if (!out->simplex_vertices.resize(at + batch.count)) return false;
+      out->vertices.insert_all(batch, &out->simplex_vertices[at]);
+      if (request_.bridges && !want_bridges(&out->simplex_vertices[at], axes, batch.count / corners, out))
+        return false;
+    }
+    return true;
   }
-  bool want_bridges(const int32_t* corners, const int* axes, Band<K>* out) const {
+  bool want_bridges(const int32_t* vertices, const int* axes, int simplices, Band<K>* out) const {
     const int n = dims() + 1;
     if (!grow_wanted(out)) return false;
-    for (int k = 0; k < n; ++k) {
-      uint8_t* wanted = &out->wanted[int64_t(corners[k]) * n];
-      wanted[axes[(k + kSecondStep) % n]] |= kSecond;
-      wanted[axes[(k + kFourthStep) % n]] |= kFourth;
+    for (int s = 0; s < simplices; ++s, vertices += n, axes += n) {
+      for (int k = 0; k < n; ++k) {
+        uint8_t* wanted = &out->wanted[int64_t(vertices[k]) * n];
+        wanted[axes[(k + kSecondStep) % n]] |= kSecond;
+        wanted[axes[(k + kFourthStep) % n]] |= kFourth;
+      }
     }
     return true;
   }
@@ -179,26 +200,24 @@ class Builder {
   // Collects the wanted bridges above some corners, those that are no corners themselves.  Looked up once per
   // corner and axis, not once per simplex, of which there are some four to a corner.
   bool find_bridges(Range range, HashTable<K>* bridges) const {
-    constexpr int kTogether = 8;  // corners whose bridges are prefetched before the first is looked up
     const HashTable<K>& corners = tables_->bands[0].vertices;
     const uint8_t kinds = sparse_ ? kSecond | kFourth : kSecond;
-    const int n = dims() + 1;
-    K keys[kTogether * ((D ? D : kMaxDims) + 1)];
+    const int n = dims() + 1, together = kVertices / n;
     if (!bridges->init((range.end - range.begin) / 2)) return false;
-    for (int64_t first = range.begin; first < range.end; first += kTogether) {
-      int count = 0;
-      for (int64_t v = first; v < smaller(first + kTogether, range.end); ++v) {
+    for (int64_t first = range.begin; first < range.end; first += together) {
+      KeyBatch<K, kVertices> above, missing;
+      int32_t ids[kVertices];
+      for (int64_t v = first; v < smaller(first + together, range.end); ++v) {
         const uint8_t* wanted = tables_->bands[0].wanted.data() + v * n;
-        for (int a = 0; a < n; ++a) {
-          if (!(wanted[a] & kinds)) continue;
-          keys[count] = corners.key(v) + tables_->code.step[a];
-          corners.prefetch(keys[count++]);
-        }
+        for (int a = 0; a < n; ++a)
+          above.add(corners.key(v) + tables_->code.step[a], (wanted[a] & kinds) != 0);
       }
-      if (!bridges->make_room(count)) return false;
-      for (int i = 0; i < count; ++i) {
-        if (corners.find(keys[i]) == HashTable<K>::kNone) bridges->insert(keys[i]);
-      }
+      corners.prefetch(above);
+      corners.find_all(above, ids);
+      for (int i = 0; i < above.count; ++i) missing.add(above.keys[i], ids[i] == HashTable<K>::kNone);
+      if (!bridges->make_room(missing.count)) return false;
+      bridges->prefetch(missing);
+      bridges->insert_all(missing, ids);
     }
     return true;
   }
@@ -217,12 +236,15 @@ class Builder {
     return checked_size();
   }
 
+  // ids: of the keys of `from` in `to`, or null.
   static void insert_all(const HashTable<K>& from, HashTable<K>* to, int32_t* ids) {
-    constexpr int kAhead = 32;
-    for (int64_t i = 0; i < from.size(); ++i) {
-      if (i + kAhead < from.size()) to->prefetch(from.key(i + kAhead));
-      const int32_t id = to->insert(from.key(i));
-      if (ids) ids[i] = id;
+    for (int64_t first = 0; first < from.size(); first += kLanes) {
+      KeyBatch<K, kLanes> batch;
+      int32_t found[kLanes];
+      for (int64_t i = first; i < smaller(first + kLanes, from.size()); ++i) batch.add(from.key(i));
+      to->prefetch(batch);
+      to->insert_all(batch, found);
+      if (ids) std::memcpy(ids + first, found, size_t(batch.count) * sizeof(int32_t));
     }
   }
   Status checked_size() const {

@@ -99,24 +99,18 @@ class Tables final : public AnyTables {
   // has_lower[-1] takes what is said of vertices that are not there.
   void find_upper(K step, int32_t* up, uint8_t* has_lower) const {
     const HashTable<K>& table = bands[0].vertices;
-    K keys[2][kTogether];
-    uint32_t tags[2][kTogether];
-    const auto load = [&](int64_t first, int side) {
-      const int count = int(smaller<int64_t>(kTogether, vertices - first));
-      for (int i = 0; i < count; ++i) {
-        keys[side][i] = table.key(first + i) + step;
-        tags[side][i] = table.tag(keys[side][i]);
-      }
-      for (int i = 0; i < count; ++i) table.prefetch_tag(tags[side][i]);
-      return count;
+    KeyBatch<K, kTogether> batches[2];
+    const auto load = [&](int64_t first, KeyBatch<K, kTogether>* batch) {
+      batch->count = 0;
+      for (int64_t v = first; v < smaller(first + kTogether, vertices); ++v) batch->add(table.key(v) + step);
+      table.prefetch(*batch);
     };
-    int side = 0, count = load(0, 0);
-    for (int64_t first = 0; first < vertices; side ^= 1) {
-      const int next = load(first + count, side ^ 1);
-      table.template find_all<kTogether>(keys[side], tags[side], count, up + first);
-      for (int i = 0; i < count; ++i) has_lower[up[first + i]] = 1;
-      first += count;
-      count = next;
+    load(0, &batches[0]);
+    int side = 0;
+    for (int64_t first = 0; first < vertices; first += kTogether, side ^= 1) {
+      load(first + kTogether, &batches[side ^ 1]);
+      table.find_all(batches[side], up + first);
+      for (int i = 0; i < batches[side].count; ++i) has_lower[up[first + i]] = 1;
     }
   }
   bool string_chains(const int32_t* up, const uint8_t* has_lower, Buffer<int32_t>* out) const {
