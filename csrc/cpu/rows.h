@@ -5,6 +5,9 @@
 // blurred while it stays in cache.  Points hold their channels in one row of `stride` (sum of the widths)
 // elements.
 #pragma once
+#include <type_traits>
+#include <utility>
+
 #include "cpu/buffer.h"
 #include "densecrf.h"
 
@@ -85,18 +88,42 @@ struct Row {
   }
 };
 
+// Lower and upper half of a vector.
+template <class V, size_t... I>
+inline auto half(V x, bool upper, std::index_sequence<I...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  return upper ? __builtin_shufflevector(x, x, (I + sizeof...(I))...) : __builtin_shufflevector(x, x, I...);
+#else
+  typename Vec<std::decay_t<decltype(x[0])>, sizeof...(I)>::type y;
+  std::memcpy(&y, reinterpret_cast<const char*>(&x) + (upper ? sizeof(y) : 0), sizeof(y));
+  return y;
+#endif
+}
+// op over all lanes, halves with each other: in registers, where gcc would loop over an array in memory.
+template <int W, class V, class F>
+inline auto fold_lanes(V x, F op) {
+  if constexpr (W == 1) {
+    return x;
+  } else if constexpr (W == 2) {
+    return op(x[0], x[1]);
+  } else {
+    constexpr std::make_index_sequence<W / 2> kHalf;
+    return fold_lanes<W / 2>(op(half(x, false, kHalf), half(x, true, kHalf)), op);
+  }
+}
+template <class T, int W, class F>
+inline T fold(const Row<T, W>& row, F op) {
+  auto all = row.v[0];
+  for (int i = 1; i < Row<T, W>::kVecs; ++i) all = op(all, row.v[i]);
+  return fold_lanes<Row<T, W>::kLanes>(all, op);
+}
 template <class T, int W>
 inline T total(const Row<T, W>& row) {
-  constexpr int kLanes = Row<T, W>::kLanes;
-  Row<T, kLanes> sum;
-  sum.v[0] = row.v[0];
-  for (int i = 1; i < Row<T, W>::kVecs; ++i) sum.v[0] += row.v[i];
-  T m[kLanes];
-  sum.store(m);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) m[i] += m[i + half];
-  }
-  return m[0];
+  return fold(row, [](auto a, auto b) { return a + b; });
+}
+template <class T, int W>
+inline T largest(const Row<T, W>& row) {
+  return fold(row, [](auto a, auto b) { return a < b ? b : a; });
 }
 
 constexpr int kSlab = 32;

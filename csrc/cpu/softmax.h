@@ -5,20 +5,6 @@
 
 DENSECRF_BEGIN
 
-template <class T, int W>
-inline T largest(const Row<T, W>& row) {
-  constexpr int kLanes = Row<T, W>::kLanes;
-  Row<T, kLanes> most;
-  most.v[0] = row.v[0];
-  for (int i = 1; i < Row<T, W>::kVecs; ++i) most.v[0] = most.v[0] < row.v[i] ? row.v[i] : most.v[0];
-  T m[kLanes];
-  most.store(m);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) m[i] = m[i] < m[i + half] ? m[i + half] : m[i];
-  }
-  return m[0];
-}
-
 // Largest value that exp_array takes without the row's largest being taken away first: e^80 sums over 10^3
 // labels.
 constexpr int kLargestExponent = 80;
