@@ -25,6 +25,15 @@ struct KeyBatch {
     tags[count] = tag(key);
     count += int(wanted);
   }
+  // key(i) for i < n.
+  template <class F>
+  void fill(int n, F key) {
+    for (int i = 0; i < n; ++i) {
+      keys[i] = key(i);
+      tags[i] = tag(keys[i]);
+    }
+    count = n;
+  }
   static uint32_t tag(K key) { return uint32_t(hash(key) >> 32); }
 };
 

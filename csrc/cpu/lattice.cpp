@@ -241,7 +241,8 @@ class Builder {
     for (int64_t first = 0; first < from.size(); first += kLanes) {
       KeyBatch<K, kLanes> batch;
       int32_t found[kLanes];
-      for (int64_t i = first; i < smaller(first + kLanes, from.size()); ++i) batch.add(from.key(i));
+      batch.fill(int(smaller<int64_t>(kLanes, from.size() - first)),
+                 [&](int i) { return from.key(first + i); });
       to->prefetch(batch);
       to->insert_all(batch, found);
       if (ids) std::memcpy(ids + first, found, size_t(batch.count) * sizeof(int32_t));

@@ -1,7 +1,7 @@
 // What the build of a lattice finds, as long as only the build knows its size; and the chains of its
 // vertices.
 #pragma once
-#include "cpu/buffer.h"
+#include "cpu/chains.h"
 #include "cpu/hash_table.h"
 #include "cpu/parallel.h"
 #include "densecrf.h"
@@ -56,11 +56,13 @@ class Tables final : public AnyTables {
     parallel(smaller(threads, dims + 1), [&](Team& team, int thread) {
       Buffer<int32_t> up;
       Buffer<uint8_t> has_lower;
-      if (!up.resize(vertices) || !has_lower.resize(vertices + 1)) status[thread] = Status::kOutOfMemory;
+      ChainWalk walk;
+      if (!up.resize(vertices) || !has_lower.resize(vertices + 1) || !walk.init(vertices))
+        status[thread] = Status::kOutOfMemory;
       for (int a = thread; a <= dims && status[thread] == Status::kOk; a += team.size()) {
         std::memset(has_lower.data(), 0, size_t(vertices + 1));
         find_upper(code.step[a], up.data(), &has_lower[1]);
-        if (!string_chains(up.data(), &has_lower[1], &chains[a])) status[thread] = Status::kOutOfMemory;
+        if (!walk.string(up.data(), &has_lower[1], vertices, &chains[a])) status[thread] = Status::kOutOfMemory;
       }
     });
     for (int t = 0; t < smaller(threads, dims + 1); ++t) {
@@ -101,8 +103,8 @@ class Tables final : public AnyTables {
     const HashTable<K>& table = bands[0].vertices;
     KeyBatch<K, kTogether> batches[2];
     const auto load = [&](int64_t first, KeyBatch<K, kTogether>* batch) {
-      batch->count = 0;
-      for (int64_t v = first; v < smaller(first + kTogether, vertices); ++v) batch->add(table.key(v) + step);
+      const int64_t left = larger<int64_t>(0, vertices - first);
+      batch->fill(int(smaller<int64_t>(kTogether, left)), [&](int i) { return table.key(first + i) + step; });
       table.prefetch(*batch);
     };
     load(0, &batches[0]);
@@ -113,28 +115,6 @@ class Tables final : public AnyTables {
       for (int i = 0; i < batches[side].count; ++i) has_lower[up[first + i]] = 1;
     }
   }
-  bool string_chains(const int32_t* up, const uint8_t* has_lower, Buffer<int32_t>* out) const {
-    if (!out->resize(vertices)) return false;
-    int32_t* chain = out->data();
-    int64_t n = 0;
-    for (int64_t first = 0; first < vertices; first += kTogether) {
-      int32_t starts[kTogether];
-      int many = 0;
-      for (int64_t v = first; v < smaller(first + kTogether, vertices); ++v) {
-        __builtin_prefetch(&up[up[v]]);
-        starts[many] = int32_t(v);
-        many += !has_lower[v] & (up[v] != HashTable<K>::kNone);
-      }
-      for (int i = 0; i < many; ++i) {
-        int32_t at = starts[i];
-        for (; up[at] != HashTable<K>::kNone; at = up[at]) chain[n++] = at;
-        chain[n++] = ~at;
-      }
-    }
-    out->resize(n);
-    return true;
-  }
-
   Buffer<int32_t> chains[kMaxDims + 1];
 };
 
