@@ -31,16 +31,12 @@ class MeanField {
       : r_(request),
         terms_(terms),
         one_channel_(needs_one_channel(request)),
-        plan_(one_channel_ ? 1 : request.labels) {
+        plan_(one_channel_ ? 1 : request.labels),
+        not_negative_(messages_not_negative(request)) {
     const int64_t n = r_.points;
     stride_ = plan_.stride();
     bool self = false;
-    for (int k = 0; k < r_.num_kernels; ++k) {
-      not_negative_ = not_negative_ && r_.kernels[k].coupling_kind == Weight::kScalar &&
-                      !r_.kernels[k].self && r_.kernels[k].coupling >= 0;
-      self = self || r_.kernels[k].self;
-    }
-    not_negative_ = not_negative_ && r_.labels > 1;  // one label: exactly 1
+    for (int k = 0; k < r_.num_kernels; ++k) self = self || r_.kernels[k].self;
     scores_ = arena->template take<T>(n * stride_);
     most_ = arena->template take<T>(r_.logits ? n : 0);
     keep_q_ = self || r_.free_energy || r_.damping > 0 || r_.tolerance > 0;
@@ -152,10 +148,7 @@ class MeanField {
       }
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
-        if (stage != Stage::kFirst) {
-          const char* ahead = reinterpret_cast<const char*>(scores_ + (i + kChunk) * stride_);
-          for (int b = 0; b < kChunk * stride_ * int(sizeof(T)); b += 64) __builtin_prefetch(ahead + b, 0, 2);
-        }
+        if (stage != Stage::kFirst) prefetch_chunk(scores_ + (i + kChunk) * stride_, stride_);
         T* rows = scratch(thread, 0);
         if (stage == Stage::kFirst)
           first_q(thread, i, count, rows);
@@ -331,7 +324,7 @@ class MeanField {
   bool one_channel_;
   SlabPlan plan_;
   int stride_;
-  bool not_negative_ = true;  // messages only add to scores, whose largest is 0
+  bool not_negative_;
   bool keep_q_;
   int64_t row_points_;
   Shares<T> shares_;

@@ -46,6 +46,7 @@ class Backward {
     const int64_t step = mean_field_states(r_);
     T* states = r_.states;
     for (int k = 0; k < all_; ++k) layout_term(k, step, &states, arena);
+    not_negative_ = messages_not_negative(r_);
     const int64_t unit = grid_ ? row_points_ : int64_t(kChunk);
     shares_.layout(r_.kernels, kernels_, r_.points, unit, r_.threads, arena);
     for (int t = 0; t < r_.threads; ++t) {
@@ -114,11 +115,9 @@ class Backward {
     }
     team.barrier();
     if (thread == 0) add_threads(team.size());
-    for_chunks(mine.begin, mine.end, r_.points, [&](int64_t first, int count) {
-      T* rows = sum_ + first * stride_;
-      for (int64_t i = 0; i < int64_t(count) * stride_ && r_.unary_sign != 1; ++i) rows[i] *= r_.unary_sign;
-      store(rows, first, count, request_.grad_unary);
-    });
+    if (r_.iterations > 0) return;
+    for_chunks(mine.begin, mine.end, r_.points,
+               [&](int64_t first, int count) { store_sum(first, count, sum_ + first * stride_); });
   }
   // Filters of g, counted from the last iteration backward.
   int round(int t) const { return r_.iterations - 1 - t; }
@@ -161,6 +160,8 @@ class Backward {
       end = smaller(mine.end, (row / row_points_ + 1) * row_points_);
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
+        prefetch_chunk(scores_ + (i + kChunk) * stride_, stride_);
+        prefetch_chunk(sum_ + (i + kChunk) * stride_, stride_);
         T *q = scratch(thread, kQ), *g = scratch(thread, kG);
         current_q(thread, i, count, t, q);
         receive(thread, i, count, t, q, g);
@@ -193,7 +194,7 @@ class Backward {
       }
     }
     if (in != q) copy(count, in, q);
-    softmax(count, stride_, false, q);
+    softmax(count, stride_, not_negative_, q);
   }
   // What update t took from kernel k, and with the normalisation.
   void slice_values(int thread, int k, int64_t first, int count, int t) const {
@@ -256,8 +257,9 @@ class Backward {
     T* v = scratch(thread, kMessage);
     backward_[kernels_ + probe].slice(thread, first, count, round(t), gain(request_.probe_of[probe]),
                                       scratch(thread, kZeros), v);
-    T sum = 0;
-    for (int p = 0; p < count; ++p) sum += dot(q + p * stride_, v + p * stride_);
+    T products[kChunk], sum = 0;
+    dots(count, q, v, products);
+    for (int p = 0; p < count; ++p) sum += products[p];
     slopes_[thread][probe] += sum;
   }
 
@@ -314,7 +316,9 @@ class Backward {
 
   // Gradient of a normalisation's factors, from the rows on either side of them.
   void add_norm_grad(T gain, int64_t first, int count, const T* rows, const T* values, T* grad) const {
-    for (int p = 0; p < count; ++p) grad[first + p] += gain * dot(rows + p * stride_, values + p * stride_);
+    T products[kChunk];
+    dots(count, rows, values, products);
+    for (int p = 0; p < count; ++p) grad[first + p] += gain * products[p];
   }
   // out += gain * norm * values
   void add_normalised(T gain, const T* norm, int64_t first, int count, const T* values, T* out) const {
@@ -326,31 +330,56 @@ class Backward {
 
   // g <- q (g - q . g)
   void softmax_backward(int count, const T* q, T* g) const {
-    for (int p = 0; p < count; ++p, q += stride_, g += stride_) {
-      const T mean = dot(q, g);
-      for (int c = 0; c < stride_; ++c) g[c] = q[c] * (g[c] - mean);
-    }
+    T mean[kChunk];
+    dots(count, q, g, mean);
+    for_slabs([&](auto w, int column) {
+      using Slab = Row<T, decltype(w)::value>;
+      for (int p = 0; p < count; ++p) {
+        T* at = g + p * stride_ + column;
+        auto row = Slab::load(at);
+        row.add(-mean[p]);
+        row.multiply(Slab::load(q + p * stride_ + column));
+        row.store(at);
+      }
+    });
   }
 
-  // Product of two rows.
-  T dot(const T* a, const T* b) const {
-    T sum = 0;
-    for (int s = 0; s < plan_.slabs(); ++s) {
-      for_width(plan_.width(s), [&](auto w) {
-        auto product = Row<T, decltype(w)::value>::load(a + plan_.column(s));
-        product.multiply(Row<T, decltype(w)::value>::load(b + plan_.column(s)));
-        sum += total(product);
-      });
-    }
-    return sum;
+  // Products of two chunks' rows.
+  void dots(int count, const T* a, const T* b, T* out) const {
+    for (int p = 0; p < count; ++p) out[p] = 0;
+    for_slabs([&](auto w, int column) {
+      using Slab = Row<T, decltype(w)::value>;
+      for (int p = 0; p < count; ++p) {
+        auto product = Slab::load(a + p * stride_ + column);
+        product.multiply(Slab::load(b + p * stride_ + column));
+        out[p] += total(product);
+      }
+    });
+  }
+  template <class F>
+  void for_slabs(F&& f) const {
+    for (int s = 0; s < plan_.slabs(); ++s)
+      for_width(plan_.width(s), [&](auto w) { f(w, plan_.column(s)); });
   }
 
-  // g_t goes into the sum and on to the next step back.
+  // g_t goes into the sum and on to the next step back; the last one's sum is the gradient of the scores.
   void finish(int thread, int64_t first, int count, int t, T* g) {
-    if (t == 0 && r_.initial) return store(g, first, count, request_.grad_initial);
     T* sum = sum_ + first * stride_;
-    for (int64_t i = 0; i < int64_t(count) * stride_; ++i) sum[i] += g[i];
-    if (t > 0) send(thread, first, count, t, g);
+    const int64_t values = int64_t(count) * stride_;
+    if (t > 0) {
+      for (int64_t i = 0; i < values; ++i) sum[i] += g[i];
+      return send(thread, first, count, t, g);
+    }
+    if (r_.initial) {
+      store(g, first, count, request_.grad_initial);
+      return store_sum(first, count, sum);
+    }
+    for (int64_t i = 0; i < values; ++i) g[i] += sum[i];
+    store_sum(first, count, g);
+  }
+  void store_sum(int64_t first, int count, T* rows) const {
+    for (int64_t i = 0; i < int64_t(count) * stride_ && r_.unary_sign != 1; ++i) rows[i] *= r_.unary_sign;
+    store(rows, first, count, request_.grad_unary);
   }
 
   void store(const T* rows, int64_t first, int count, T* out) const {
@@ -373,6 +402,7 @@ class Backward {
   int64_t row_points_;
   Shares<T> shares_;
   bool grid_ = false;
+  bool not_negative_ = false;
   T* scores_ = nullptr;          // [N, stride]
   T* sum_ = nullptr;             // [N, stride] of all g
   double* outer_[kMaxThreads];   // the couplings' gradients, thread by thread

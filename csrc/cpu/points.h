@@ -7,6 +7,13 @@ DENSECRF_BEGIN
 // Points whose rows are worked on together: enough to hide latencies, few enough for the first-level cache.
 constexpr int kChunk = 64;
 
+// The rows of the next chunk, while this one is worked on.
+template <class T>
+inline void prefetch_chunk(const T* rows, int stride) {
+  const char* ahead = reinterpret_cast<const char*>(rows);
+  for (int b = 0; b < kChunk * stride * int(sizeof(T)); b += 64) __builtin_prefetch(ahead + b, 0, 2);
+}
+
 #if defined(__clang__) || __GNUC__ >= 12
 #define DENSECRF_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
 #else
@@ -84,6 +91,12 @@ inline void for_chunks(int64_t begin, int64_t end, int64_t row_points, F&& f) {
   }
 }
 
+// A plane's next chunk: planes are more streams than the processor follows by itself.
+template <class T>
+inline void prefetch_plane(const T* chunk) {
+  for (int p = kChunk; p < 2 * kChunk; p += 64 / int(sizeof(T))) __builtin_prefetch(chunk + p);
+}
+
 // Whether planes[c, first + p] are finite, c < channels, p < count <= kChunk.
 template <class T>
 [[gnu::noinline]] inline bool finite_points(const T* planes, int64_t points, int channels, int64_t first,
@@ -91,6 +104,7 @@ template <class T>
   T bad[kChunk] = {};  // x - x is 0, or NaN where x is not finite
   for (int c = 0; c < channels; ++c) {
     const T* plane = planes + c * points + first;
+    prefetch_plane(plane);
     for (int p = 0; p < count; ++p) bad[p] += plane[p] - plane[p];
   }
   T sum = 0;
@@ -108,8 +122,7 @@ template <class T>
   auto top = Points::zero(), bad = Points::zero();
   for (int c = 0; c < channels; ++c) {
     const T* plane = planes + c * points + first;
-    // The next chunk's: the planes are more streams than the processor follows by itself.
-    for (int p = kChunk; p < 2 * kChunk; p += 64 / int(sizeof(T))) __builtin_prefetch(plane + p);
+    prefetch_plane(plane);
     if (count < kChunk) {
       for (int p = 0; p < count; ++p) padded[p] = plane[p];
       plane = padded;

@@ -100,6 +100,17 @@ class Term {
   GridField<T> grid_;
 };
 
+// Whether messages only add to scores, whose largest is 0; of one label, Q is to be exactly 1.
+template <class T>
+inline bool messages_not_negative(const MeanFieldRequest<T>& r) {
+  bool all = r.labels > 1;
+  for (int k = 0; k < r.num_kernels; ++k) {
+    const KernelView<T>& kernel = r.kernels[k];
+    all = all && kernel.coupling_kind == Weight::kScalar && !kernel.self && kernel.coupling >= 0;
+  }
+  return all;
+}
+
 // The terms need constructors, so they do not live in the workspace.
 template <class T>
 class Terms {
