@@ -3,8 +3,8 @@
 // A slot is 32 bits: the id and, in the bits that ids do not need, bits of the key's hash, so that few slots
 // send a look-up to the wrong key.  The keys lie in order of their ids, where neighbours in the image are
 // neighbours in memory.  A key's slots are those of its bucket, or where that is full the next one's (for 2 %
-// of the buckets at the highest load): a branch that depends on the keys would be mispredicted, and that costs
-// more than the look-up.
+// of the buckets at the highest load): a branch that depends on the keys would be mispredicted, and that
+// costs more than the look-up.
 #pragma once
 #include "core/key.h"
 #include "cpu/bucket.h"

@@ -86,8 +86,8 @@ class Builder {
     return insert(origin, 1, &block, out, &simplex, weights);
   }
 
-  // Neighbouring points in one simplex (a quarter of a photograph's points in the standard setting, a tenth in
-  // the default one) are looked up once.
+  // Neighbouring points in one simplex (a quarter of a photograph's points in the standard setting, a tenth
+  // in the default one) are looked up once.
   Status insert(const T* features, int count, Block* block, Band<K>* out, int32_t* simplex, T* weights) {
     if (!out->simplices.make_room(kLanes)) return Status::kOutOfMemory;
     block->elevate(dims(), features, scales_);

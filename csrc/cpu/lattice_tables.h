@@ -62,7 +62,8 @@ class Tables final : public AnyTables {
       for (int a = thread; a <= dims && status[thread] == Status::kOk; a += team.size()) {
         std::memset(has_lower.data(), 0, size_t(vertices + 1));
         find_upper(code.step[a], up.data(), &has_lower[1]);
-        if (!walk.string(up.data(), &has_lower[1], vertices, &chains[a])) status[thread] = Status::kOutOfMemory;
+        if (!walk.string(up.data(), &has_lower[1], vertices, &chains[a]))
+          status[thread] = Status::kOutOfMemory;
       }
     });
     for (int t = 0; t < smaller(threads, dims + 1); ++t) {

@@ -358,8 +358,7 @@ class Backward {
   }
   template <class F>
   void for_slabs(F&& f) const {
-    for (int s = 0; s < plan_.slabs(); ++s)
-      for_width(plan_.width(s), [&](auto w) { f(w, plan_.column(s)); });
+    for (int s = 0; s < plan_.slabs(); ++s) for_width(plan_.width(s), [&](auto w) { f(w, plan_.column(s)); });
   }
 
   // g_t goes into the sum and on to the next step back; the last one's sum is the gradient of the scores.
