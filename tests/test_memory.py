@@ -57,6 +57,19 @@ def test_no_more_is_kept_than_told():
         _native.keep_memory(1 << 30)
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from Linux' /proc")
+def test_what_earlier_sizes_needed_is_not_kept():
+    _native.keep_memory(0)
+    _native.keep_memory(1 << 30)
+    grown = []
+    for side in range(400, 640, 30):  # less than a quarter larger each time, so that some blocks could serve again
+        logits = np.zeros((L, side, side), np.float32)
+        before = resident()
+        refine(logits=logits, kernels=[Gaussian(2)], iterations=1, num_threads=1)
+        grown.append(resident() - before)
+    assert sum(grown) < 7 * logits.nbytes  # 3 of the largest call, 15 where all is kept
+
+
 def test_several_threads_at_once(expected):
     wrong = []
 
