@@ -135,8 +135,8 @@ class Kept {
 
 Kept kept;
 
-// Where so much is asked of the system, what is kept goes: a first call's workspace (66 MB for 500 x 375 and 21
-// labels) does not come on top of what its lattices were built in (25 MB).
+// Where so much is asked of the system, what is kept goes: a first call's workspace (66 MB for 500 x 375 and
+// 21 labels) does not come on top of what its lattices were built in (25 MB).
 constexpr size_t kMuch = size_t(16) << 20;
 
 }  // namespace
