@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from densecrf import _console, _figures, images, params, report
+from densecrf import _console, _extras, _figures, images, params, report
 from densecrf import evaluate as evaluation
 from densecrf._options import dataset_options, params_option
 from densecrf.datasets import DataSet
@@ -73,7 +73,9 @@ def evaluate(folder: str, output: str, **options: Any) -> None:
 
 def _run(folder: str, output: str, options: dict[str, Any], console: Console) -> dict[str, str]:
     """Evaluate and write; returns the problems of images."""
+    # Before OUT is made.  And C extensions swallow an interrupt now and then while they are imported.
     report.check()
+    _extras.need_measuring(with_grid="grid" in options["methods"])
     data = DataSet(folder, **{name: options[name] for name in ("void", "probs", "key", "stride")})
     names = _names(options["names"], data.num_labels)
     with (
