@@ -12,7 +12,7 @@ import pytest
 
 from densecrf import Gaussian, _native, refine
 
-SHAPE, L = (340, 330), 20  # results of 9 MB: large enough to be kept
+SHAPE, L = (340, 330), 20  # results of 9 MB, in huge pages
 
 
 def logits_of(seed):

@@ -18,7 +18,7 @@ inline T larger(T a, T b) {
   return a < b ? b : a;
 }
 
-// Plain-old-data only.  grow() returns false when memory runs out.
+// Plain-old-data only.  reserve() and resize() return false when memory runs out.
 template <class T>
 class Buffer {
  public:

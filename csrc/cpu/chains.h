@@ -10,7 +10,7 @@ class ChainWalk {
  public:
   bool init(int64_t vertices) {
     bool ok = starts_.resize(vertices + 1);
-    for (Buffer<int32_t>& out : walked_) ok = ok && out.resize(vertices + 1);
+    for (Buffer<int32_t>& out : walked_) ok = ok && out.resize(vertices);
     return ok;
   }
   // up: each vertex's neighbour one step up, or -1; has_lower: whether it is one's neighbour.  A chain's last
@@ -60,6 +60,7 @@ class ChainWalk {
   };
   // Until one of them has no more chains.
   static void walk_together(const int32_t* up, Walker (&walkers)[kWalkers]) {
+    static_assert(kWalkers == 4, "each is named, to stay in registers");
     for (;;) {
       int64_t steps = INT64_MAX;  // a step ends a chain at most
       for (const Walker& walker : walkers) steps = smaller<int64_t>(steps, walker.end - walker.next);

@@ -175,6 +175,7 @@ class Builder {
       if (!merged.resize(from.vertices.size()) || !all.make_room(from.vertices.size()))
         return Status::kOutOfMemory;
       insert_all(from.vertices, &all, merged.data());
+      if (all.size() >= INT32_MAX) return Status::kTooManyVertices;
       for (int64_t i = 0; i < from.simplex_vertices.size(); ++i)
         from.simplex_vertices[i] = merged[from.simplex_vertices[i]];
       if (request_.bridges && !merge_wanted(from, merged.data())) return Status::kOutOfMemory;

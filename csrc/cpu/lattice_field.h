@@ -14,8 +14,9 @@
 DENSECRF_BEGIN
 
 // One blur step along one axis, in place: x += blur * (both neighbours), chain after chain in one loop, since
-// a branch at each chain's end would be mispredicted.  Each row is read and written once, and vertices
-// without neighbours along the axis (a tenth to a quarter of them on photographs) are not touched at all.
+// a branch at each chain's end would be mispredicted: there the neighbour counts 0 times (values are finite).
+// Each row is read and written once, and vertices without neighbours along the axis (a tenth to a quarter of
+// them on photographs) are not touched at all.
 template <class T, int W, class S>
 [[gnu::noinline]] void blur_chains(const int32_t* chains, Range range, T blur, S* values) {
   constexpr int kBytes = W * int(sizeof(S));

@@ -40,13 +40,13 @@ class Backward {
         inner_(request.num_probes > 0),
         plan_(r_.labels),
         stride_(plan_.stride()),
-        row_points_(r_.points) {
+        row_points_(r_.points),
+        not_negative_(messages_not_negative(r_)) {
     scores_ = arena->template take<T>(r_.points * stride_);
     sum_ = arena->template take<T>(r_.points * stride_);
     const int64_t step = mean_field_states(r_);
     T* states = r_.states;
     for (int k = 0; k < all_; ++k) layout_term(k, step, &states, arena);
-    not_negative_ = messages_not_negative(r_);
     const int64_t unit = grid_ ? row_points_ : int64_t(kChunk);
     shares_.layout(r_.kernels, kernels_, r_.points, unit, r_.threads, arena);
     for (int t = 0; t < r_.threads; ++t) {
@@ -399,11 +399,11 @@ class Backward {
   SlabPlan plan_;
   int stride_;
   int64_t row_points_;
+  bool not_negative_;
   Shares<T> shares_;
   bool grid_ = false;
-  bool not_negative_ = false;
   T* scores_ = nullptr;          // [N, stride]
-  T* sum_ = nullptr;             // [N, stride] of all g
+  T* sum_ = nullptr;             // [N, stride] of all g but the last
   double* outer_[kMaxThreads];   // the couplings' gradients, thread by thread
   double* slopes_[kMaxThreads];  // and those of the probes' bandwidths
   T* partial_[kMaxThreads];      // a chunk's part of them

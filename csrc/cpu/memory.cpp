@@ -76,7 +76,9 @@ class Kept {
   void put(Block block) {
     const Turn turn(&busy_);
     const size_t limit = limit_.load(std::memory_order_relaxed);
-    if (!turn.mine || block.bytes > limit) return give_back(block);
+    if (!turn.mine) return give_back(block);
+    while (bytes_ > limit) drop_oldest();  // told while it was another's turn
+    if (block.bytes > limit) return give_back(block);
     while (count_ == kMost || bytes_ + block.bytes > limit) drop_oldest();
     blocks_[count_++] = block;
     bytes_ += block.bytes;
@@ -89,6 +91,9 @@ class Kept {
     }
   }
   void limit(size_t bytes) {
+#if defined(DENSECRF_WATCHED)
+    bytes = 0;
+#endif
     const Turn turn(&busy_);
     limit_.store(bytes, std::memory_order_relaxed);
     while (turn.mine && bytes_ > bytes) drop_oldest();
@@ -135,18 +140,18 @@ class Kept {
 
 Kept kept;
 
-// Where so much is asked of the system, what is kept goes: a first call's workspace (66 MB for 500 x 375 and
-// 21 labels) does not come on top of what its lattices were built in (25 MB).
+// Where a workspace asks so much of the system, what is kept goes: a first call's (66 MB for 500 x 375 and 21
+// labels) does not come on top of what its lattices were built in (25 MB).
 constexpr size_t kMuch = size_t(16) << 20;
 
 }  // namespace
 
-Block allocate(size_t bytes) {
+Block allocate(size_t bytes, For use) {
   bytes = rounded(bytes);
   if (bytes < kWorthKeeping) return fresh(bytes);
   Block block = kept.take(bytes);
   if (block.data) return block;
-  if (bytes >= kMuch) kept.drop_up_to(bytes);
+  if (use == For::kWorkspace && bytes >= kMuch) kept.drop_up_to(bytes);
   block = fresh(bytes);
   if (!block.data) {
     kept.drop_up_to(SIZE_MAX);

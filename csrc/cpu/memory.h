@@ -23,10 +23,13 @@ struct Block {
 // only blocks of 8 MiB were kept.
 constexpr size_t kWorthKeeping = size_t(256) << 10;
 
+// Of a workspace it is known that it is the largest block of its call, and that it comes last.
+enum class For { kWorkspace, kArray };
+
 // Uninitialised memory of at least so many bytes, aligned to cache lines, in huge pages where the system
 // grants them: a first pass over 4 KiB pages costs as much as a mean-field iteration.  No data when there is
 // none.
-Block allocate(size_t bytes);
+Block allocate(size_t bytes, For use = For::kArray);
 // Gives back a block of allocate; one without data is fine.
 void release(Block block);
 

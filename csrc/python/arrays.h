@@ -66,7 +66,7 @@ Array<T> empty(std::vector<py::ssize_t> shape) {
   size_t count = 1;
   for (py::ssize_t n : shape) count *= size_t(n);
   if (count * sizeof(T) < kWorthKeeping) return Array<T>(std::move(shape));
-  auto memory = std::make_unique<Memory>(count * sizeof(T));
+  auto memory = std::make_unique<Memory>(count * sizeof(T), For::kArray);
   py::capsule owner(memory.get(), [](void* held) { delete static_cast<Memory*>(held); });
   T* data = static_cast<T*>(memory.release()->data());
   return Array<T>(std::move(shape), data, owner);

@@ -11,7 +11,7 @@ class Memory {
  public:
   // Throws std::bad_alloc; so it does for 0, the engine's answer where a workspace's size could not be worked
   // out.
-  explicit Memory(size_t bytes) : block_(allocate(bytes)) {
+  explicit Memory(size_t bytes, For use = For::kWorkspace) : block_(allocate(bytes, use)) {
     if (!block_.data) throw std::bad_alloc();
   }
   Memory(const Memory&) = delete;
