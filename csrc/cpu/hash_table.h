@@ -12,7 +12,13 @@
 
 DENSECRF_BEGIN
 
-// Keys that are looked up side by side, and what the table looks at of their hashes.
+// What the table looks at of a key's hash.
+template <class K>
+inline uint32_t tag_of(K key) {
+  return uint32_t(hash(key) >> 32);
+}
+
+// Keys that are looked up side by side, and their tags.
 template <class K, int MOST>
 struct KeyBatch {
   K keys[MOST];
@@ -22,7 +28,7 @@ struct KeyBatch {
   // At most MOST times.
   void add(K key, bool wanted = true) {
     keys[count] = key;
-    tags[count] = tag(key);
+    tags[count] = tag_of(key);
     count += int(wanted);
   }
   // key(i) for i < n.
@@ -30,11 +36,10 @@ struct KeyBatch {
   void fill(int n, F key) {
     for (int i = 0; i < n; ++i) {
       keys[i] = key(i);
-      tags[i] = tag(keys[i]);
+      tags[i] = tag_of(keys[i]);
     }
     count = n;
   }
-  static uint32_t tag(K key) { return uint32_t(hash(key) >> 32); }
 };
 
 template <class K>
@@ -95,7 +100,6 @@ class HashTable {
  private:
   static constexpr uint32_t kEmpty = ~uint32_t(0);
 
-  static uint32_t tag(K key) { return KeyBatch<K, 1>::tag(key); }
   // The first bits of a tag choose the bucket, the last ones, but for one that only empty slots have, make
   // the label.
   uint32_t place(uint32_t tag) const { return (tag & bucket_mask_) * kBucket; }
@@ -135,8 +139,8 @@ class HashTable {
     while (capacity < 2 * wanted) capacity *= 2;
     if (!allocate(capacity)) return false;
     for (int64_t id = 0; id < count_; ++id) {
-      if (id + kAhead < count_) __builtin_prefetch(bucket(tag(keys_[id + kAhead])));
-      put(uint32_t(id), tag(keys_[id]));
+      if (id + kAhead < count_) __builtin_prefetch(bucket(tag_of(keys_[id + kAhead])));
+      put(uint32_t(id), tag_of(keys_[id]));
     }
     return true;
   }

@@ -116,6 +116,7 @@ class Tables final : public AnyTables {
       for (int i = 0; i < batches[side].count; ++i) has_lower[up[first + i]] = 1;
     }
   }
+
   Buffer<int32_t> chains[kMaxDims + 1];
 };
 
