@@ -108,7 +108,7 @@ struct KernelView {
   const LatticeView<T>* lattice;  // exactly one of lattice and grid is set
   const GridView<T>* grid;
   const T* norm_in;   // [N] factor on Q before the filter, or null
-  const T* norm_out;  // [N] factor on the filtered values, or null
+  const T* norm_out;  // [N] factor on the filtered values, or null; the same array: 1 / sqrt(K 1), or 0
   const T* self;      // [N] diagonal of the normalised filter, subtracted from the message, or null
   Weight coupling_kind;
   T coupling;          // kScalar

@@ -60,8 +60,9 @@ def _norms(domain: Domain, normalization: str, norm: Array, own: Array | None) -
         right = np.where(alone, 0, 1 if right is None else right)
     if domain.mask is not None:
         silent = domain.mask.astype(domain.dtype)
+        same = right is left
         left = silent if left is None else left * silent
-        right = silent if right is None else right * silent
+        right = left if same else silent if right is None else right * silent
     if own is not None:
         own = own * (1 if left is None else left) * (1 if right is None else right)
     vectors = (right, left, own)

@@ -67,7 +67,16 @@ def test_same_bits_on_one_thread_and_in_steps():
     np.testing.assert_allclose(crf.refine(logits, iterations=1, initial=first).probs, whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("how, labels", [({"method": "classic"}, 9), ({"dtype": "float64"}, 9), ({}, 4)])
+NEVER = [
+    ({"method": "classic"}, 9),
+    ({"dtype": "float64"}, 9),
+    ({"kernels": [Bilateral(50, 4, 5)], "normalization": "after"}, 9),  # the sums of the vertices have no bound
+    ({"kernels": [Bilateral(50, 4, 5)], "normalization": "none"}, 9),
+    ({}, 4),
+]
+
+
+@pytest.mark.parametrize("how, labels", NEVER)
 def test_never_in(how, labels):
     shape = (200, 210)
     found, other = both(noise(shape), scores(labels, shape), num_threads=1, **how)
@@ -88,3 +97,20 @@ def test_smoothness_term(method, threads, normalization):
     off = np.abs(found - double)
     assert (off.max() > 1e-5) == has_float16()
     assert off.max() < 0.01 and off.mean() < 1e-5
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_scores(masked):
+    """Added to by a smoothness term, they are stored in half precision, too; labels out of its range stay lost."""
+    shape = 200, 210
+    mask = np.ones(shape, bool)
+    mask[50:90, 20:180] = not masked
+    logits = scores(9, shape) * 3
+    logits[2], logits[4, 100:] = -1e5, -np.float32(1e30)
+    how = {"image": noise(shape), "kernels": [Gaussian(3, 3), Bilateral(50, 60, 5)], "mask": mask}
+    found = densecrf.refine(logits=logits, **how).probs
+    double = densecrf.refine(logits=logits, dtype="float64", **how).probs
+    off = np.abs(found - double)
+    assert (off.mean() > 1e-6) == has_float16()
+    assert off.max() < 0.005 and off.mean() < 3e-5
+    assert found[2].max() < 1e-30 and found[4, 100:].max() < 1e-30

@@ -36,7 +36,7 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
     T* rows = space.rows[thread];
     if (thread == 0) size = team.size();
     finite[thread] = true;
-    space.field.start(thread, mine, nullptr);
+    space.field.start(thread, mine);
     space.field.clear(thread, 0);
     for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
       if (!load_points(values, points, channels, first, count, stride, rows)) finite[thread] = false;
@@ -85,9 +85,9 @@ bool weights_grad_channels(const LatticeView<T>& lattice, int channels, const T*
     T *value_rows = space.forward.rows[thread], *grad_rows = space.backward.rows[thread];
     if (thread == 0) size = team.size();
     finite[thread] = true;
-    forward.start(thread, mine, nullptr);
+    forward.start(thread, mine);
     forward.clear(thread, 0);
-    backward.start(thread, mine, nullptr);
+    backward.start(thread, mine);
     backward.clear(thread, 0);
     const auto load = [&](const T* planes, int64_t first, int count, T* rows) {
       return load_points(planes, points, channels, first, count, stride, rows);

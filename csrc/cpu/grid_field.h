@@ -180,7 +180,8 @@ class GridField {
 
   // out = in + gain * out_scale * (values interpolated), for pixels x ... x + count - 1 of a row.
   // Rows that a thread takes in order are filtered once.
-  void slice(int thread, int64_t row, int64_t x, int count, int round, T gain, const T* in,
+  template <class S>
+  void slice(int thread, int64_t row, int64_t x, int count, int round, T gain, const S* in,
              const T* out_scale, T* out) {
     const NodeRows nodes = node_rows(thread, row, round);
     const T* scales = scales_of(out_scale, row, x);
@@ -266,8 +267,8 @@ class GridField {
     return sum;
   }
 
-  template <int W>
-  void slice_pixels(int column, const NodeRows& nodes, int64_t x, int count, T gain, const T* in,
+  template <int W, class S>
+  void slice_pixels(int column, const NodeRows& nodes, int64_t x, int count, T gain, const S* in,
                     const T* scales, T* out) const {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
     const T unit = T(1) / T(spacing);
@@ -276,7 +277,8 @@ class GridField {
     out += column;
     if (spacing == 1) {
       for (int p = 0; p < count; ++p, node += stride, in += stride, out += stride) {
-        auto sum = Row<T, W>::load(in);
+        prefetch_next<W>(in, stride);
+        auto sum = load_row<T, W>(in);
         sum.add_scaled(scales ? gain * scales[p] : gain, value_at<W>(nodes, node));
         sum.store(out);
       }
@@ -286,7 +288,8 @@ class GridField {
     int phase = int(x % spacing);
     for (int p = 0; p < count; ++p, in += stride, out += stride) {
       const T scale = scales ? gain * scales[p] : gain, f = (T(phase) + T(0.5)) * unit;
-      auto sum = Row<T, W>::load(in);
+      prefetch_next<W>(in, stride);
+      auto sum = load_row<T, W>(in);
       sum.add_scaled(scale - scale * f, below);
       sum.add_scaled(scale * f, above);
       sum.store(out);

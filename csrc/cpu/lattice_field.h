@@ -7,6 +7,8 @@
 // Where the caller allows it and the values outgrow the second-level cache, they are blurred and sliced in
 // half precision: the blur is bound by memory there.  Sums before the blur stay float.
 #pragma once
+#include <cmath>
+
 #include "cpu/parallel.h"
 #include "cpu/rounds.h"
 #include "cpu/splat_slice.h"
@@ -19,7 +21,6 @@ DENSECRF_BEGIN
 // them on photographs) are not touched at all.
 template <class T, int W, class S>
 [[gnu::noinline]] void blur_chains(const int32_t* chains, Range range, T blur, S* values) {
-  constexpr int kBytes = W * int(sizeof(S));
   constexpr int kAhead = 24;
   const auto row_of = [=](int32_t id) { return values + int64_t(id ^ (id >> 31)) * W; };  // ~id at the end
   if (range.begin >= range.end) return;
@@ -43,9 +44,7 @@ template <class T, int W, class S>
   };
   int64_t i = range.begin;
   for (; i < range.end - kAhead; ++i) {
-    const S* later = row_of(chains[i + kAhead]);
-    for (int c = 0; c < W; c += 64 / int(sizeof(S))) __builtin_prefetch(later + c, 1);
-    if (kBytes % 64 != 0 && 64 % kBytes != 0) __builtin_prefetch(later + W - 1, 1);
+    prefetch_row<W>(row_of(chains[i + kAhead]));
     step(i, i + 1);
   }
   for (; i < range.end; ++i) step(i, smaller(i + 1, range.end - 1));
@@ -62,12 +61,14 @@ class LatticeField {
   LatticeField() : plan_(0) {}
 
   // Two rounds of values alternate, since a pass slices the last blur while it splats for the next; or all
-  // rounds' are kept where the caller says.
+  // rounds' are kept where the caller says.  float16: half precision is allowed; what is splatted is
+  // between 0 and 1, times the symmetric normalisation 1 / sqrt(K 1).
   void layout(const LatticeView<T>& lattice, const SlabPlan& plan, int threads, Arena* arena,
               Rounds<T> kept = {}, bool float16 = false) {
     layout_to_read(lattice, plan, kept);
     const int64_t values = lattice_.vertices * plan_.stride(), step = (values + 15) & ~int64_t(15);
     in_float16_ = float16 && better_in_float16<T>(values, plan_.stride());
+    float16_scale_ = float16_scale();
     if (in_float16_)
       halves_ = arena->template take<Float16>(values);
     else if (kept.rounds == 0)
@@ -81,11 +82,9 @@ class LatticeField {
     rounds_ = kept;
   }
 
-  // Called once by every thread before the first splat, with the points that it will splat and the factors
-  // [N] (or null for 1) of what it splats: those are not negative, and in half precision no value exceeds 1.
-  void start(int thread, Range points, const T* in_scale) {
+  // Called once by every thread before the first splat, with the points that it will splat.
+  void start(int thread, Range points) {
     touched_[thread] = thread == 0 && !in_float16_ ? Range{0, lattice_.vertices} : vertices_of(points);
-    if (in_float16_) largest_[thread] = largest_sum(thread, points, in_scale);
   }
 
   // `round` counts blurs: splats, the blur and the slices that belong together name the same one.
@@ -110,7 +109,6 @@ class LatticeField {
     bool shared = lattice_.vertices * (plan_.stride() + kRowCost) >= kManyValues && team.size() > 1;
     int parts = shared ? team.size() : 1, part = shared ? thread : 0;
     int first = shared ? 0 : thread, step = shared ? 1 : team.size();
-    if (thread == 0) float16_step_ = T(1) / float16_scale(team.size());
     for (int s = first; s < plan_.slabs(); s += step)
       reduce(team.size(), s, band(lattice_.vertices, parts, part), round);
     for (int i = 0; i <= lattice_.dims && shared; ++i) {
@@ -133,7 +131,7 @@ class LatticeField {
       }
     };
     if constexpr (kHalves<T>) {
-      if (in_float16_) return from(VertexValues<Float16>{halves_, lattice_.vertices}, gain * float16_step_);
+      if (in_float16_) return from(VertexValues<Float16>{halves_, lattice_.vertices}, gain / float16_scale_);
     }
     from(blurred(round), gain);
   }
@@ -182,27 +180,12 @@ class LatticeField {
 
   Float16* half_slab(int s) const { return halves_ + plan_.column(s) * lattice_.vertices; }
 
-  // The largest sum of a vertex where 1 is splatted everywhere: the thread's copy holds one channel of that
-  // before the first splat.
-  double largest_sum(int thread, Range points, const T* in_scale) const {
-    const Range range = touched_[thread];
-    const int64_t corners = lattice_.dims + 1;
-    T* sums = part_[thread];
-    std::memset(static_cast<void*>(sums + range.begin), 0, size_t(range.end - range.begin) * sizeof(T));
-    for (int64_t p = points.begin; p < points.end; ++p) {
-      const int32_t* id = lattice_.simplex_vertices + lattice_.simplex[p] * corners;
-      for (int64_t k = 0; k < corners; ++k)
-        sums[id[k]] += lattice_.weights[p * corners + k] * (in_scale ? in_scale[p] : T(1));
-    }
-    T most = 0;
-    for (int64_t v = range.begin; v < range.end; ++v) most = larger(most, sums[v]);
-    return most;
-  }
-  // Half precision ends at 65504.  Of sums that are no larger than these, d + 1 blur steps make none that is
-  // larger than that; a power of two, so that scaling rounds nothing.
-  T float16_scale(int team_size) const {
-    double most = 0;
-    for (int t = 0; t < team_size; ++t) most += largest_[t];
+  // Half precision ends at 65504.  With s the sums of weights splatted onto the vertices, (K 1)_p is alpha
+  // w_pv s_v or more at each of the point's vertices, so that v receives sum_p w_pv / sqrt((K 1)_p), at most
+  // sum_p sqrt(w_pv / (alpha s_v)) and, by Cauchy and Schwarz, sqrt(N / alpha); d + 1 blur steps multiply
+  // that by no more than (1 + 2 blur)^(d + 1).  A power of two, so that scaling rounds nothing.
+  T float16_scale() const {
+    double most = std::sqrt(double(lattice_.points) / double(lattice_.alpha));
     for (int i = 0; i <= lattice_.dims; ++i) most *= 1 + 2 * double(lattice_.blur);
     T scale = 1;
     while (most * double(scale) > 32768) scale /= 2;
@@ -212,7 +195,7 @@ class LatticeField {
   // The sum of the threads' copies in half precision.
   void reduce_to_float16(int team_size, int s, Range range) {
     if constexpr (kHalves<T>) {
-      const T scale = float16_scale(team_size);
+      const T scale = float16_scale_;
       for_width(plan_.width(s), [&](auto w) {
         constexpr int W = decltype(w)::value;
         for (int64_t v = range.begin; v < range.end; ++v) {
@@ -261,9 +244,8 @@ class LatticeField {
   T* part_[kMaxThreads] = {};
   Range touched_[kMaxThreads] = {};
   bool in_float16_ = false;
-  Float16* halves_ = nullptr;         // the blurred values, of one round at a time
-  T float16_step_ = 1;                // what a stored 1 means
-  double largest_[kMaxThreads] = {};  // sum of a vertex that a thread's splats can make
+  Float16* halves_ = nullptr;  // the blurred values, of one round at a time
+  T float16_scale_ = 1;        // what 1 is stored as
 };
 
 DENSECRF_END

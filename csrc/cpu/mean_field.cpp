@@ -8,6 +8,7 @@
 #include "cpu/coupling.h"
 #include "cpu/ops.h"
 #include "cpu/points.h"
+#include "cpu/scores.h"
 #include "cpu/shares.h"
 #include "cpu/softmax.h"
 #include "cpu/term.h"
@@ -37,9 +38,10 @@ class MeanField {
     stride_ = plan_.stride();
     bool self = false;
     for (int k = 0; k < r_.num_kernels; ++k) self = self || r_.kernels[k].self;
-    scores_ = arena->template take<T>(n * stride_);
-    most_ = arena->template take<T>(r_.logits ? n : 0);
     keep_q_ = self || r_.free_energy || r_.damping > 0 || r_.tolerance > 0;
+    const bool float16 = r_.float16 && !r_.states && !keep_q_;
+    scores_.layout(n, stride_, float16 && !r_.logits && first_term_takes_float16(r_), arena);
+    most_ = arena->template take<T>(r_.logits ? n : 0);
     q_ = keep_q_ ? arena->template take<T>(n * stride_) : nullptr;
     for (int t = 0; t < r_.threads; ++t) scratch_[t] = arena->template take<T>(3 * kChunk * stride_);
     // Chunks do not cross pixel rows where a grid kernel wants rows; otherwise the image is one row.
@@ -51,8 +53,7 @@ class MeanField {
       const KernelView<T>& view = r_.kernels[k];
       terms_[k].coupling.layout(view, r_.labels, plan_, arena);
       terms_[k].layout(view, plan_, r_.threads, arena,
-                       states ? Rounds<T>{states, step, r_.iterations} : Rounds<T>{},
-                       r_.float16 && !states && !keep_q_);
+                       states ? Rounds<T>{states, step, r_.iterations} : Rounds<T>{}, float16);
       if (states) states += Term<T>::values(view, plan_);
       if (!view.lattice) row_points_ = view.grid->size[2];
       grid = grid || !view.lattice;
@@ -148,14 +149,13 @@ class MeanField {
       }
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
-        if (stage != Stage::kFirst) prefetch_chunk(scores_ + (i + kChunk) * stride_, stride_);
         T* rows = scratch(thread, 0);
         if (stage == Stage::kFirst)
           first_q(thread, i, count, rows);
         else
           messages(thread, i, count, round, rows);
         if (last && r_.logits) {
-          write_logits(i, count, stage == Stage::kFirst ? scores_ + i * stride_ : rows);
+          write_logits(i, count, stage == Stage::kFirst ? scores_.floats(i) : rows);
           continue;
         }
         if (stage == Stage::kUpdate) update(thread, i, count, rows);
@@ -176,9 +176,9 @@ class MeanField {
       load(thread, i, int(smaller<int64_t>(kChunk, end - i)));
   }
 
-  // Scores of the chunk into place.
-  void load(int thread, int64_t first, int count) {
-    T* scores = scores_ + first * stride_;
+  // Brings the scores of the chunk into their place; returns them as they came.
+  const T* load(int thread, int64_t first, int count) {
+    T* scores = scores_.in_float16() ? scratch(thread, 1) : scores_.floats(first);
     bool finite = true;
     if (one_channel_) {
       finite = finite_points(r_.unary, r_.points, r_.labels, first, count);
@@ -187,11 +187,12 @@ class MeanField {
       finite = load_scores(thread, r_.unary, first, count, scores);
     }
     if (!finite) finite_[thread] = false;
+    if (scores_.in_float16()) scores_.keep_in_float16(first, count, scores);
+    return scores;
   }
   // Q_0 = softmax(scores), or the Q that the run continues from.
   void first_q(int thread, int64_t first, int count, T* rows) {
-    load(thread, first, count);
-    const T* scores = scores_ + first * stride_;
+    const T* scores = load(thread, first, count);
     if (r_.initial) {
       const T* initial = r_.initial;
       if (!finite_points(initial, r_.points, r_.labels, first, count)) finite_[thread] = false;
@@ -247,22 +248,26 @@ class MeanField {
 
   // rows = scores + messages; the free energy of the old Q is added up on the way.
   void messages(int thread, int64_t first, int count, int round, T* rows) {
-    const T* scores = scores_ + first * stride_;
-    const T* in = scores;
     const T counted = of_half(round) ? T(2) : T(1);
-    for (int k = 0; k < r_.num_kernels; ++k, in = rows) {
+    const bool begun = scores_.in_float16();
+    if (begun) {
+      terms_[0].slice_onto_float16(thread, first, count, round, counted * terms_[0].coupling.scalar(),
+                                   scores_.halves(first), rows);
+    }
+    const T* in = begun ? rows : scores_.floats(first);
+    for (int k = begun ? 1 : 0; k < r_.num_kernels; ++k, in = rows) {
       Term<T>& term = terms_[k];
       if (term.coupling.is_scalar() && !term.view.self) {
         term.slice(thread, first, count, round, counted * term.coupling.scalar(), in, rows);
         continue;
       }
-      if (in == scores) std::memcpy(static_cast<void*>(rows), scores, size_t(count) * stride_ * sizeof(T));
+      if (in != rows) std::memcpy(static_cast<void*>(rows), in, size_t(count) * stride_ * sizeof(T));
       T* message = scratch(thread, 1);
       term.slice(thread, first, count, round, counted, scratch(thread, 2), message);
       if (term.view.self) take_self_away(term.view.self, first, count, message);
       term.coupling.apply(count, message, rows);
     }
-    if (in == scores) std::memcpy(static_cast<void*>(rows), scores, size_t(count) * stride_ * sizeof(T));
+    if (in != rows) std::memcpy(static_cast<void*>(rows), in, size_t(count) * stride_ * sizeof(T));
     if (r_.free_energy) energy_[thread] += free_energy(first, count, rows);
   }
   void take_self_away(const T* self, int64_t first, int count, T* message) const {
@@ -279,7 +284,7 @@ class MeanField {
     for (int p = 0; p < count; ++p) {
       if (r_.mask && !r_.mask[first + p]) continue;
       const T* q = q_ + (first + p) * stride_;
-      const T* scores = scores_ + (first + p) * stride_;
+      const T* scores = scores_.floats(first + p);
       double potts = 0;
       for (int l = 0; l < r_.labels && r_.potts; ++l)
         potts += double(rows[p * stride_ + l]) - double(scores[l]);
@@ -328,9 +333,9 @@ class MeanField {
   bool keep_q_;
   int64_t row_points_;
   Shares<T> shares_;
-  T* scores_ = nullptr;  // [N, stride]
-  T* most_ = nullptr;    // [N] largest scores, where logits are wanted
-  T* q_ = nullptr;       // [N, stride] where keep_q_
+  Scores<T> scores_;
+  T* most_ = nullptr;  // [N] largest scores, where logits are wanted
+  T* q_ = nullptr;     // [N, stride] where keep_q_
   T* scratch_[kMaxThreads];
   bool finite_[kMaxThreads];
   double energy_[kMaxThreads];

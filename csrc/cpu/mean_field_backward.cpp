@@ -160,8 +160,6 @@ class Backward {
       end = smaller(mine.end, (row / row_points_ + 1) * row_points_);
       for (int64_t i = row; i < end; i += kChunk) {
         const int count = int(smaller<int64_t>(kChunk, end - i));
-        prefetch_chunk(scores_ + (i + kChunk) * stride_, stride_);
-        prefetch_chunk(sum_ + (i + kChunk) * stride_, stride_);
         T *q = scratch(thread, kQ), *g = scratch(thread, kG);
         current_q(thread, i, count, t, q);
         receive(thread, i, count, t, q, g);
@@ -366,7 +364,7 @@ class Backward {
     T* sum = sum_ + first * stride_;
     const int64_t values = int64_t(count) * stride_;
     if (t > 0) {
-      for (int64_t i = 0; i < values; ++i) sum[i] += g[i];
+      add(count, g, sum);
       return send(thread, first, count, t, g);
     }
     if (r_.initial) {
@@ -383,6 +381,14 @@ class Backward {
 
   void store(const T* rows, int64_t first, int count, T* out) const {
     store_points(rows, stride_, r_.points, r_.labels, first, count, out);
+  }
+  void add(int count, const T* from, T* to) const {
+    constexpr int kLine = 64 / int(sizeof(T));
+    const int values = count * stride_;
+    for (int first = 0; first < values; first += kLine) {
+      __builtin_prefetch(to + kChunk * stride_ + first, 1);  // of the next chunk
+      for (int i = first; i < smaller(first + kLine, values); ++i) to[i] += from[i];
+    }
   }
   void copy(int count, const T* from, T* to) const {
     std::memcpy(static_cast<void*>(to), from, size_t(count) * stride_ * sizeof(T));

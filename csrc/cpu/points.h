@@ -4,16 +4,6 @@
 
 DENSECRF_BEGIN
 
-// Points whose rows are worked on together: enough to hide latencies, few enough for the first-level cache.
-constexpr int kChunk = 64;
-
-// The rows of the next chunk, while this one is worked on.
-template <class T>
-inline void prefetch_chunk(const T* rows, int stride) {
-  const char* ahead = reinterpret_cast<const char*>(rows);
-  for (int b = 0; b < kChunk * stride * int(sizeof(T)); b += 64) __builtin_prefetch(ahead + b, 0, 2);
-}
-
 #if defined(__clang__) || __GNUC__ >= 12
 #define DENSECRF_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
 #else

@@ -126,6 +126,24 @@ inline T largest(const Row<T, W>& row) {
   return fold(row, [](auto a, auto b) { return a < b ? b : a; });
 }
 
+// The cache lines of a row of W.
+template <int W, class S>
+inline void prefetch_row(const S* row) {
+  constexpr int kBytes = W * int(sizeof(S));
+  for (int c = 0; c < W; c += 64 / int(sizeof(S))) __builtin_prefetch(row + c);
+  if (kBytes % 64 != 0 && 64 % kBytes != 0) __builtin_prefetch(row + W - 1);
+}
+
+// Points whose rows are worked on together: enough to hide latencies, few enough for the first-level cache.
+constexpr int kChunk = 64;
+
+// While a point's row is read, that of the point a chunk later, row by row: were a chunk's asked for at once,
+// what is read next would wait behind it.
+template <int W, class S>
+inline void prefetch_next(const S* row, int stride) {
+  prefetch_row<W>(row + kChunk * stride);
+}
+
 constexpr int kSlab = 32;
 
 // The widths that code is compiled for.

@@ -39,6 +39,7 @@ void slice_points(const LatticeView<T>& lattice, VertexValues<S> values, int col
     const int32_t* id = lattice.simplex_vertices + int64_t(lattice.simplex[first + p]) * corners;
     auto sum = Row<T, W>::zero();
     for (int k = 0; k < corners; ++k) sum.add_scaled(w[k], load_row<T, W>(slab + int64_t(id[k]) * W));
+    prefetch_next<W>(in, stride);
     auto row = Row<T, W>::load(in);
     row.add_scaled(out_scale ? gain * out_scale[first + p] : gain, sum);
     row.store(out);

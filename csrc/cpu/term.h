@@ -1,6 +1,7 @@
 // One pairwise term of a mean field run while a team of threads works on it: its kernel's values on the
 // lattice or the grid, with the normalisation around them.
 #pragma once
+#include <cmath>
 #include <new>
 
 #include "cpu/coupling.h"
@@ -8,6 +9,12 @@
 #include "cpu/lattice_field.h"
 
 DENSECRF_BEGIN
+
+// Whether the kernel is K normalised as 1 / sqrt(K 1) on either side: one array is both factors.
+template <class T>
+inline bool is_symmetric(const KernelView<T>& kernel) {
+  return kernel.norm_in && kernel.norm_in == kernel.norm_out;
+}
 
 template <class T>
 class Term {
@@ -21,7 +28,7 @@ class Term {
               Rounds<T> kept = {}, bool float16 = false) {
     view = kernel;
     if (view.lattice)
-      lattice_.layout(*view.lattice, plan, threads, arena, kept, float16);
+      lattice_.layout(*view.lattice, plan, threads, arena, kept, float16 && is_symmetric(kernel));
     else
       grid_.layout(*view.grid, plan, threads, arena, kept, float16);
   }
@@ -48,7 +55,7 @@ class Term {
   // Called once by every thread before the first splat, with the points that it will splat, whole rows of a
   // grid.
   void start(int thread, Range points) {
-    if (view.lattice) return lattice_.start(thread, points, view.norm_in);
+    if (view.lattice) return lattice_.start(thread, points);
     const int64_t width = view.grid->size[2];
     grid_.start(thread, {points.begin / width, points.end / width});
   }
@@ -75,6 +82,14 @@ class Term {
   // out = in + gain * filtered values, with and without the normalisation
   void slice(int thread, int64_t first, int count, int round, T gain, const T* in, T* out) {
     slice_scaled(thread, first, count, round, gain, in, view.norm_out, out);
+  }
+  // Of a grid: slice() where `in` is in half precision.
+  void slice_onto_float16(int thread, int64_t first, int count, int round, T gain, const Float16* in,
+                          T* out) {
+    if constexpr (kHalves<T>) {
+      const int64_t width = view.grid->size[2];
+      grid_.slice(thread, first / width, first % width, count, round, gain, in, view.norm_out, out);
+    }
   }
   void slice_without_norm(int thread, int64_t first, int count, int round, const T* in, T* out) {
     slice_scaled(thread, first, count, round, T(1), in, nullptr, out);
@@ -109,6 +124,20 @@ inline bool messages_not_negative(const MeanFieldRequest<T>& r) {
     all = all && kernel.coupling_kind == Weight::kScalar && !kernel.self && kernel.coupling >= 0;
   }
   return all;
+}
+
+// Whether the first term's slice can add to scores in half precision: it is one of a grid, and no message
+// lifts a label whose score is out of range, some 65,000 below the largest.
+template <class T>
+inline bool first_term_takes_float16(const MeanFieldRequest<T>& r) {
+  bool bounded = r.num_kernels > 0 && !r.kernels[0].lattice;
+  double most = 0;
+  for (int k = 0; k < r.num_kernels; ++k) {
+    const KernelView<T>& kernel = r.kernels[k];
+    bounded = bounded && kernel.coupling_kind == Weight::kScalar && is_symmetric(kernel);
+    most += std::fabs(double(kernel.coupling));
+  }
+  return bounded && most <= 1000;
 }
 
 // The terms need constructors, so they do not live in the workspace.
