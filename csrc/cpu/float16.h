@@ -61,18 +61,23 @@ template <class T, int W, class S>
 inline Row<T, W> load_row(const S* p) {
   if constexpr (std::is_same_v<S, T>) {
     return Row<T, W>::load(p);
-  } else {
+  } else if constexpr (W <= kNative<T>) {
     Row<T, W> row;
-    for (int i = 0; i < Row<T, W>::kVecs; ++i) widen(p + i * Row<T, W>::kLanes, &row.v[i]);
+    widen(p, &row.v);
     return row;
+  } else {
+    return {load_row<T, kNative<T>>(p), load_row<T, W - kNative<T>>(p + kNative<T>)};
   }
 }
 template <class T, int W, class S>
 inline void store_row(const Row<T, W>& row, S* p) {
   if constexpr (std::is_same_v<S, T>) {
     row.store(p);
+  } else if constexpr (W <= kNative<T>) {
+    narrow(row.v, p);
   } else {
-    for (int i = 0; i < Row<T, W>::kVecs; ++i) narrow(row.v[i], p + i * Row<T, W>::kLanes);
+    store_row<T, kNative<T>>(row.head, p);
+    store_row<T, W - kNative<T>>(row.tail, p + kNative<T>);
   }
 }
 

@@ -16,11 +16,13 @@
 
 DENSECRF_BEGIN
 
-// dst[r] = sum_n weights[r][n] * rows[n], n < count, rows `step` apart; or added to dst[r].
+// dst[r] = sum_n weights[r][n] * rows[n], n < count, rows `step` apart; or added to dst[r].  The last R rows
+// are those that the call before has not read: they are asked for ahead.
 template <class T, int R, class S>
 [[gnu::noinline]] inline void weighted_sums(int64_t length, int64_t count, const T* const (&weights)[R],
                                             const S* rows, int64_t step, T* const (&dst)[R],
                                             bool add = false) {
+  constexpr int kAhead = 8;
   int64_t i = 0;
   const auto in_blocks = [&](auto w) {
     constexpr int W = decltype(w)::value;
@@ -31,6 +33,8 @@ template <class T, int R, class S>
         const auto row = load_row<T, W>(rows + n * step + i);
         for (int r = 0; r < R; ++r) sum[r].add_scaled(weights[r][n], row);
       }
+      for (int64_t n = larger<int64_t>(0, count - R); n < count; ++n)
+        prefetch_row<W>(rows + n * step + i + kAhead * W);
       for (int r = 0; r < R; ++r) sum[r].store(dst[r] + i);
     }
   };

@@ -88,9 +88,9 @@ class LatticeField {
   }
 
   // `round` counts blurs: splats, the blur and the slices that belong together name the same one.
-  VertexValues<T> blurred(int round) const { return {rounds_.at(round), lattice_.vertices}; }
-  VertexValues<T> accumulator(int thread, int round) const {
-    return thread == 0 && !in_float16_ ? blurred(round) : VertexValues<T>{part_[thread], lattice_.vertices};
+  T* blurred(int round) const { return rounds_.at(round); }
+  T* accumulator(int thread, int round) const {
+    return thread == 0 && !in_float16_ ? blurred(round) : part_[thread];
   }
 
   // Zeroes what this thread will splat into.
@@ -122,41 +122,49 @@ class LatticeField {
 
   // rows <- in + out_scale * slice, splat of rows: see splat_slice.h.
   void slice(int round, int64_t first, int count, const T* in, T gain, const T* out_scale, T* out) const {
-    const auto from = [&](auto values, T factor) {
-      for (int s = 0; s < plan_.slabs(); ++s) {
-        for_width(plan_.width(s), [&](auto w) {
-          slice_function<T, typename decltype(values)::Stored, decltype(w)::value>(lattice_.dims)(
-              lattice_, values, plan_.column(s), first, count, in, factor, out_scale, out, plan_.stride());
-        });
-      }
-    };
     if constexpr (kHalves<T>) {
-      if (in_float16_) return from(VertexValues<Float16>{halves_, lattice_.vertices}, gain / float16_scale_);
+      if (in_float16_) return slice_from(halves_, first, count, in, gain / float16_scale_, out_scale, out);
     }
-    from(blurred(round), gain);
+    slice_from(blurred(round), first, count, in, gain, out_scale, out);
   }
-  void splat(VertexValues<T> values, int64_t first, int count, const T* in, const T* in_scale) const {
+  void splat(T* values, int64_t first, int count, const T* in, const T* in_scale) const {
     for (int s = 0; s < plan_.slabs(); ++s) {
       for_width(plan_.width(s), [&](auto w) {
-        splat_function<T, decltype(w)::value>(lattice_.dims)(lattice_, values, plan_.column(s), first, count,
-                                                             in, in_scale, plan_.stride());
+        splat_function<T, decltype(w)::value>(lattice_.dims)(lattice_, slab_of(values, s), first, count,
+                                                             in + plan_.column(s), in_scale, plan_.stride());
       });
     }
   }
   // dots: [N, d+1], of which those of the points from `first` on are added to.
-  void corner_dots(VertexValues<T> values, int64_t first, int count, const T* rows, T gain, const T* scale,
+  void corner_dots(const T* values, int64_t first, int count, const T* rows, T gain, const T* scale,
                    T* dots) const {
     dots += first * (lattice_.dims + 1);
     for (int s = 0; s < plan_.slabs(); ++s) {
       for_width(plan_.width(s), [&](auto w) {
-        dots_function<T, decltype(w)::value>(lattice_.dims)(lattice_, values, plan_.column(s), first, count,
-                                                            rows, gain, scale, dots, plan_.stride());
+        dots_function<T, decltype(w)::value>(lattice_.dims)(lattice_, slab_of(values, s), first, count,
+                                                            rows + plan_.column(s), gain, scale, dots,
+                                                            plan_.stride());
       });
     }
   }
 
  private:
-  T* slab_of(VertexValues<T> values, int s) const { return values.slab(plan_.column(s)); }
+  template <class S>
+  S* slab_of(S* values, int s) const {
+    return values + plan_.column(s) * lattice_.vertices;
+  }
+  template <class S>
+  void slice_from(const S* values, int64_t first, int count, const T* in, T gain, const T* out_scale,
+                  T* out) const {
+    for (int s = 0; s < plan_.slabs(); ++s) {
+      const int column = plan_.column(s);
+      for_width(plan_.width(s), [&](auto w) {
+        slice_function<T, S, decltype(w)::value>(lattice_.dims)(lattice_, slab_of(values, s), first, count,
+                                                                in + column, gain, out_scale, out + column,
+                                                                plan_.stride());
+      });
+    }
+  }
 
   void blur_axis(int s, int i, int parts, int part, int round, bool transpose) {
     const int axis = transpose ? lattice_.dims - i : i;
@@ -167,7 +175,7 @@ class LatticeField {
     for_width(plan_.width(s), [&](auto w) {
       constexpr int W = decltype(w)::value;
       if constexpr (kHalves<T>) {
-        if (in_float16_) return blur_chains<T, W>(chains, range, lattice_.blur, half_slab(s));
+        if (in_float16_) return blur_chains<T, W>(chains, range, lattice_.blur, slab_of(halves_, s));
       }
       blur_chains<T, W>(chains, range, lattice_.blur, slab_of(blurred(round), s));
     });
@@ -177,8 +185,6 @@ class LatticeField {
     while (i > 0 && chains[i - 1] >= 0) ++i;
     return i;
   }
-
-  Float16* half_slab(int s) const { return halves_ + plan_.column(s) * lattice_.vertices; }
 
   // Half precision ends at 65504.  With s the sums of weights splatted onto the vertices, (K 1)_p is alpha
   // w_pv s_v or more at each of the point's vertices, so that v receives sum_p w_pv / sqrt((K 1)_p), at most
@@ -204,7 +210,7 @@ class LatticeField {
             if (touched_[t].begin <= v && v < touched_[t].end)
               sum.add_scaled(scale, slab_of(accumulator(t, 0), s) + v * W);
           }
-          store_row(sum, half_slab(s) + v * W);
+          store_row(sum, slab_of(halves_, s) + v * W);
         }
       });
     }

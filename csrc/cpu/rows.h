@@ -44,47 +44,63 @@ DENSECRF_VEC(double, 4)
 DENSECRF_VEC(double, 8)
 #undef DENSECRF_VEC
 
-// W channels in registers.
-template <class T, int W>
-struct Row {
-  static constexpr int kNative = kVectorBytes / int(sizeof(T));
-  static constexpr int kLanes = W < kNative ? W : W % kNative == 0 ? kNative : 8;
-  static_assert(W % kLanes == 0, "a row is a whole number of vectors");
-  static constexpr int kVecs = W / kLanes;
-  using V = typename Vec<T, kLanes>::type;
-  using Loose = typename Vec<T, kLanes>::loose;
-  V v[kVecs];
+template <class T>
+constexpr int kNative = kVectorBytes / int(sizeof(T));
 
-  static Row zero() {
-    Row r;
-    for (int i = 0; i < kVecs; ++i) r.v[i] = V{};
-    return r;
-  }
-  static Row load(const T* p) {
-    Row r;
-    for (int i = 0; i < kVecs; ++i) r.v[i] = reinterpret_cast<const Loose*>(p)[i];
-    return r;
-  }
+// W channels in registers: one vector, or a full one and the rest.
+template <class T, int W, bool ONE = W <= kNative<T>>
+struct Row {
+  using V = typename Vec<T, W>::type;
+  using Loose = typename Vec<T, W>::loose;
+  V v;
+
+  static Row zero() { return {V{}}; }
+  static Row load(const T* p) { return {*reinterpret_cast<const Loose*>(p)}; }
+  void store(T* p) const { *reinterpret_cast<Loose*>(p) = v; }
+  void add_scaled(T s, const T* p) { v += s * *reinterpret_cast<const Loose*>(p); }
+  void add_scaled(T s, const Row& x) { v += s * x.v; }
+  void scale(T s) { v *= s; }
+  void multiply(const Row& x) { v *= x.v; }
+  void add(T s) { v += s; }
+  void take_larger(const Row& x) { v = v < x.v ? x.v : v; }
+};
+template <class T, int W>
+struct Row<T, W, false> {
+  static constexpr int kHead = kNative<T>;
+  using Head = Row<T, kHead>;
+  using Tail = Row<T, W - kHead>;
+  Head head;
+  Tail tail;
+
+  static Row zero() { return {Head::zero(), Tail::zero()}; }
+  static Row load(const T* p) { return {Head::load(p), Tail::load(p + kHead)}; }
   void store(T* p) const {
-    for (int i = 0; i < kVecs; ++i) reinterpret_cast<Loose*>(p)[i] = v[i];
+    head.store(p);
+    tail.store(p + kHead);
   }
   void add_scaled(T s, const T* p) {
-    for (int i = 0; i < kVecs; ++i) v[i] += s * reinterpret_cast<const Loose*>(p)[i];
+    head.add_scaled(s, p);
+    tail.add_scaled(s, p + kHead);
   }
   void add_scaled(T s, const Row& x) {
-    for (int i = 0; i < kVecs; ++i) v[i] += s * x.v[i];
+    head.add_scaled(s, x.head);
+    tail.add_scaled(s, x.tail);
   }
   void scale(T s) {
-    for (int i = 0; i < kVecs; ++i) v[i] *= s;
+    head.scale(s);
+    tail.scale(s);
   }
   void multiply(const Row& x) {
-    for (int i = 0; i < kVecs; ++i) v[i] *= x.v[i];
+    head.multiply(x.head);
+    tail.multiply(x.tail);
   }
   void add(T s) {
-    for (int i = 0; i < kVecs; ++i) v[i] += s;
+    head.add(s);
+    tail.add(s);
   }
   void take_larger(const Row& x) {
-    for (int i = 0; i < kVecs; ++i) v[i] = v[i] < x.v[i] ? x.v[i] : v[i];
+    head.take_larger(x.head);
+    tail.take_larger(x.tail);
   }
 };
 
@@ -99,39 +115,52 @@ inline auto half(V x, bool upper, std::index_sequence<I...>) {
   return y;
 #endif
 }
-// op over all lanes, halves with each other: in registers, where gcc would loop over an array in memory.
-template <int W, class V, class F>
+// op over W lanes, halves with each other, until LEFT are left: in registers, where gcc would loop over an
+// array in memory.
+template <int W, int LEFT, class V, class F>
 inline auto fold_lanes(V x, F op) {
-  if constexpr (W == 1) {
+  if constexpr (W == LEFT) {
     return x;
   } else if constexpr (W == 2) {
     return op(x[0], x[1]);
   } else {
     constexpr std::make_index_sequence<W / 2> kHalf;
-    return fold_lanes<W / 2>(op(half(x, false, kHalf), half(x, true, kHalf)), op);
+    return fold_lanes<W / 2, LEFT>(op(half(x, false, kHalf), half(x, true, kHalf)), op);
+  }
+}
+// Lanes of a row's last vector, and op over all vectors in as many.
+template <class T, int W>
+constexpr int kLast = W <= kNative<T>       ? W
+                      : W % kNative<T> == 0 ? kNative<T>
+                                            : W % kNative<T>;
+template <class T, int W, class F>
+inline auto fold_vectors(const Row<T, W>& row, F op) {
+  if constexpr (W <= kNative<T>) {
+    return row.v;
+  } else {
+    const auto rest = fold_vectors<T, W - kNative<T>>(row.tail, op);
+    return op(fold_lanes<kNative<T>, kLast<T, W>>(row.head.v, op), rest);
   }
 }
 template <class T, int W, class F>
 inline T fold(const Row<T, W>& row, F op) {
-  auto all = row.v[0];
-  for (int i = 1; i < Row<T, W>::kVecs; ++i) all = op(all, row.v[i]);
-  return fold_lanes<Row<T, W>::kLanes>(all, op);
+  return fold_lanes<kLast<T, W>, 1>(fold_vectors<T, W>(row, op), op);
 }
 template <class T, int W>
 inline T total(const Row<T, W>& row) {
-  return fold(row, [](auto a, auto b) { return a + b; });
+  return fold<T, W>(row, [](auto a, auto b) { return a + b; });
 }
 template <class T, int W>
 inline T largest(const Row<T, W>& row) {
-  return fold(row, [](auto a, auto b) { return a < b ? b : a; });
+  return fold<T, W>(row, [](auto a, auto b) { return a < b ? b : a; });
 }
 
-// The cache lines of a row of W.
+// The cache lines of a row of W among others.
 template <int W, class S>
 inline void prefetch_row(const S* row) {
   constexpr int kBytes = W * int(sizeof(S));
   for (int c = 0; c < W; c += 64 / int(sizeof(S))) __builtin_prefetch(row + c);
-  if (kBytes % 64 != 0 && 64 % kBytes != 0) __builtin_prefetch(row + W - 1);
+  if (kBytes < 64 && 64 % kBytes != 0) __builtin_prefetch(row + W - 1);
 }
 
 // Points whose rows are worked on together: enough to hide latencies, few enough for the first-level cache.

@@ -4,41 +4,50 @@
 
 DENSECRF_BEGIN
 
-// A value array on the vertices of one lattice.
+// slab: values on the vertices, W channels each; in, out, rows: points `first` ... first + count - 1, the
+// same channels of rows of `stride`.
+
+// out[p] = in[p] + gain * out_scale[p] * sum_k weight_k * slab[vertex_k], the values stored as S
+template <class T, class S>
+using SliceFn = void (*)(const LatticeView<T>& lattice, const S* slab, int64_t first, int count, const T* in,
+                         T gain, const T* out_scale, T* out, int stride);
+// slab[vertex_k] += weight_k * in_scale[p] * rows[p]
 template <class T>
-struct VertexValues {
-  using Stored = T;
-  T* data;
-  int64_t vertices;
-  T* slab(int column) const { return data + column * vertices; }
+using SplatFn = void (*)(const LatticeView<T>& lattice, T* slab, int64_t first, int count, const T* rows,
+                         const T* in_scale, int stride);
+// dots[p, k] += gain * scale[p] * rows[p] . slab[vertex_k], over the channels of the slab
+template <class T>
+using DotsFn = void (*)(const LatticeView<T>& lattice, const T* slab, int64_t first, int count, const T* rows,
+                        T gain, const T* scale, T* dots, int stride);
+
+// Corners of the points of a lattice, D dimensions if that is not 0.
+template <class T, int D>
+struct Corners {
+  const T* all_weights;
+  const int32_t *simplex, *simplex_vertices;
+  int dims;
+
+  explicit Corners(const LatticeView<T>& lattice)
+      : all_weights(lattice.weights),
+        simplex(lattice.simplex),
+        simplex_vertices(lattice.simplex_vertices),
+        dims(lattice.dims) {}
+  int count() const { return (D ? D : dims) + 1; }
+  const T* weights(int64_t point) const { return all_weights + point * count(); }
+  const int32_t* vertices(int64_t point) const {
+    return simplex_vertices + int64_t(simplex[point]) * count();
+  }
 };
 
-// out[p] = in[p] + gain * out_scale[p] * sum_k weight_k * values[vertex_k], the values stored as S
-template <class T, class S>
-using SliceFn = void (*)(const LatticeView<T>& lattice, VertexValues<S> values, int column, int64_t first,
-                         int count, const T* in, T gain, const T* out_scale, T* out, int stride);
-// values[vertex_k] += weight_k * in_scale[p] * rows[p]
-template <class T>
-using SplatFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first,
-                         int count, const T* in, const T* in_scale, int stride);
-
-// dots[p, k] += gain * scale[p] * rows[p] . values[vertex_k], over the channels of the slab
-template <class T>
-using DotsFn = void (*)(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first,
-                        int count, const T* rows, T gain, const T* scale, T* dots, int stride);
-
 template <class T, class S, int D, int W>
-void slice_points(const LatticeView<T>& lattice, VertexValues<S> values, int column, int64_t first, int count,
-                  const T* in, T gain, const T* out_scale, T* out, int stride) {
-  const int corners = (D ? D : lattice.dims) + 1;
-  const S* slab = values.slab(column);
-  in += column;
-  out += column;
+void slice_points(const LatticeView<T>& lattice, const S* slab, int64_t first, int count, const T* in, T gain,
+                  const T* out_scale, T* out, int stride) {
+  const Corners<T, D> corners(lattice);
   for (int p = 0; p < count; ++p, in += stride, out += stride) {
-    const T* w = lattice.weights + (first + p) * corners;
-    const int32_t* id = lattice.simplex_vertices + int64_t(lattice.simplex[first + p]) * corners;
+    const T* w = corners.weights(first + p);
+    const int32_t* id = corners.vertices(first + p);
     auto sum = Row<T, W>::zero();
-    for (int k = 0; k < corners; ++k) sum.add_scaled(w[k], load_row<T, W>(slab + int64_t(id[k]) * W));
+    for (int k = 0; k < corners.count(); ++k) sum.add_scaled(w[k], load_row<T, W>(slab + int64_t(id[k]) * W));
     prefetch_next<W>(in, stride);
     auto row = Row<T, W>::load(in);
     row.add_scaled(out_scale ? gain * out_scale[first + p] : gain, sum);
@@ -47,17 +56,15 @@ void slice_points(const LatticeView<T>& lattice, VertexValues<S> values, int col
 }
 
 template <class T, int D, int W>
-void splat_points(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count,
-                  const T* in, const T* in_scale, int stride) {
-  const int corners = (D ? D : lattice.dims) + 1;
-  T* slab = values.slab(column);
-  in += column;
-  for (int p = 0; p < count; ++p, in += stride) {
-    const T* w = lattice.weights + (first + p) * corners;
-    const int32_t* id = lattice.simplex_vertices + int64_t(lattice.simplex[first + p]) * corners;
-    auto row = Row<T, W>::load(in);
+void splat_points(const LatticeView<T>& lattice, T* slab, int64_t first, int count, const T* rows,
+                  const T* in_scale, int stride) {
+  const Corners<T, D> corners(lattice);
+  for (int p = 0; p < count; ++p, rows += stride) {
+    const T* w = corners.weights(first + p);
+    const int32_t* id = corners.vertices(first + p);
+    auto row = Row<T, W>::load(rows);
     if (in_scale) row.scale(in_scale[first + p]);
-    for (int k = 0; k < corners; ++k) {
+    for (int k = 0; k < corners.count(); ++k) {
       T* at = slab + int64_t(id[k]) * W;
       auto sum = Row<T, W>::load(at);
       sum.add_scaled(w[k], row);
@@ -67,16 +74,14 @@ void splat_points(const LatticeView<T>& lattice, VertexValues<T> values, int col
 }
 
 template <class T, int D, int W>
-void corner_dots(const LatticeView<T>& lattice, VertexValues<T> values, int column, int64_t first, int count,
-                 const T* rows, T gain, const T* scale, T* dots, int stride) {
-  const int corners = (D ? D : lattice.dims) + 1;
-  const T* slab = values.slab(column);
-  rows += column;
-  for (int p = 0; p < count; ++p, rows += stride, dots += corners) {
-    const int32_t* id = lattice.simplex_vertices + int64_t(lattice.simplex[first + p]) * corners;
+void corner_dots(const LatticeView<T>& lattice, const T* slab, int64_t first, int count, const T* rows,
+                 T gain, const T* scale, T* dots, int stride) {
+  const Corners<T, D> corners(lattice);
+  for (int p = 0; p < count; ++p, rows += stride, dots += corners.count()) {
+    const int32_t* id = corners.vertices(first + p);
     const auto row = Row<T, W>::load(rows);
     const T factor = scale ? gain * scale[first + p] : gain;
-    for (int k = 0; k < corners; ++k) {
+    for (int k = 0; k < corners.count(); ++k) {
       auto product = Row<T, W>::load(slab + int64_t(id[k]) * W);
       product.multiply(row);
       dots[k] += factor * total(product);
