@@ -48,12 +48,10 @@ constexpr bool kHasFloat16 = false;
 template <class T>
 constexpr bool kHalves = kHasFloat16 && std::is_same_v<T, float>;
 
-// Values that outgrow the second-level cache cost what moving them costs, half as much in half precision; of
-// short rows it is not faster.
+// To move values takes half as long in half precision; of short rows it is not faster.
 template <class T>
 inline bool better_in_float16(int64_t values, int row) {
-  constexpr int64_t kManyBytes = int64_t(1) << 21;
-  return kHalves<T> && row >= 8 && values * int64_t(sizeof(T)) > kManyBytes;
+  return kHalves<T> && row >= 8 && values * int64_t(sizeof(T)) > kSecondLevelCache;
 }
 
 // Rows of T in memory as S: T itself or, of floats, Float16.

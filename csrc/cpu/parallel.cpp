@@ -77,6 +77,13 @@ class FlushDenormals {
 #endif
 };
 
+// Stores past the caches are done before the others see this thread's end.
+void finish_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 }  // namespace
 
 void run_team(int threads, TeamBody body, void* context) {
@@ -85,6 +92,7 @@ void run_team(int threads, TeamBody body, void* context) {
     FlushDenormals flush;
     Team team(&state);
     body(context, team, thread);
+    finish_streams();
   };
   if (threads <= 1) {
     state.size = 1;

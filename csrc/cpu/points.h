@@ -1,5 +1,8 @@
 // Chunks of points between the caller's planes [C, N] and rows [count, stride].
 #pragma once
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 #include "cpu/rows.h"
 
 DENSECRF_BEGIN
@@ -37,8 +40,17 @@ struct Shifted {
   }
 };
 
+// Past the caches, which results of their size would only push everything else out of: `to` is aligned.
+template <bool STREAM, class T>
+inline void store_four(typename Vec<T, 4>::type x, T* to) {
+#if defined(__SSE__)
+  if constexpr (STREAM && std::is_same_v<T, float>) return _mm_stream_ps(to, x);
+#endif
+  *reinterpret_cast<typename Vec<T, 4>::loose*>(to) = x;
+}
+
 // to[j, i] = from[i, j] as changed by change(value, j), i < rows, j < columns.
-template <class T, class F>
+template <bool STREAM = false, class T, class F>
 inline void transpose(int rows, int columns, const T* from, int64_t from_step, T* to, int64_t to_step,
                       F change) {
   using V = typename Vec<T, 4>::type;
@@ -55,10 +67,10 @@ inline void transpose(int rows, int columns, const T* from, int64_t from_step, T
       const V a = DENSECRF_SHUFFLE(x[0], x[1], 0, 4, 1, 5), b = DENSECRF_SHUFFLE(x[0], x[1], 2, 6, 3, 7);
       const V c = DENSECRF_SHUFFLE(x[2], x[3], 0, 4, 1, 5), d = DENSECRF_SHUFFLE(x[2], x[3], 2, 6, 3, 7);
       T* out = to + j * to_step + i;
-      *reinterpret_cast<Loose*>(out) = DENSECRF_SHUFFLE(a, c, 0, 1, 4, 5);
-      *reinterpret_cast<Loose*>(out + to_step) = DENSECRF_SHUFFLE(a, c, 2, 3, 6, 7);
-      *reinterpret_cast<Loose*>(out + 2 * to_step) = DENSECRF_SHUFFLE(b, d, 0, 1, 4, 5);
-      *reinterpret_cast<Loose*>(out + 3 * to_step) = DENSECRF_SHUFFLE(b, d, 2, 3, 6, 7);
+      store_four<STREAM>(DENSECRF_SHUFFLE(a, c, 0, 1, 4, 5), out);
+      store_four<STREAM>(DENSECRF_SHUFFLE(a, c, 2, 3, 6, 7), out + to_step);
+      store_four<STREAM>(DENSECRF_SHUFFLE(b, d, 0, 1, 4, 5), out + 2 * to_step);
+      store_four<STREAM>(DENSECRF_SHUFFLE(b, d, 2, 3, 6, 7), out + 3 * to_step);
     }
     for (; i < rows; ++i) {
       for (int k = j; k < j + 4; ++k) change(to[k * to_step + i] = from[i * from_step + k], k);
@@ -164,7 +176,12 @@ template <class T>
 template <class T>
 [[gnu::noinline]] inline void store_points(const T* rows, int stride, int64_t points, int channels,
                                            int64_t first, int count, T* planes) {
-  transpose(count, channels, rows, int64_t(stride), planes + first, points, AsIs());
+  const bool large = points * channels * int64_t(sizeof(T)) > kSecondLevelCache;
+  const bool aligned = (reinterpret_cast<uintptr_t>(planes + first) | size_t(points) * sizeof(T)) % 16 == 0;
+  if (large && aligned)
+    transpose<true>(count, channels, rows, int64_t(stride), planes + first, points, AsIs());
+  else
+    transpose(count, channels, rows, int64_t(stride), planes + first, points, AsIs());
 }
 
 DENSECRF_END

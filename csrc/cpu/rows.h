@@ -21,6 +21,9 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
+// What outgrows it costs what moving it costs.
+constexpr int64_t kSecondLevelCache = int64_t(1) << 21;
+
 // W elements as one vector, and the same for memory that is aligned to elements only.
 template <class T, int W>
 struct Vec;
