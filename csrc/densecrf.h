@@ -135,9 +135,11 @@ struct MeanFieldRequest {
   T* kept;    // output [(iterations - 1) / keep_every, L, N] or null: Q after every so many iterations
   int keep_every;
   int64_t kept_step;  // from one kept Q to the next
-  // Q_t before the last is computed for every second row of so many points only, in turns, each of which
-  // counts twice; 0: for all.  Without damping, tolerance, free energy, self, states and kept.
-  int64_t half_rows;
+  // Before the last but one, Q_t is computed for every row_step-th row of row_points points only, in turns,
+  // each of which counts for those left out, then for every row_step/2-th one, and the last for all; 0:
+  // always for all.  Without damping, tolerance, free energy, self, states and kept.
+  int row_step;
+  int64_t row_points;
   bool float16;         // between splat and slice, values may be stored in half precision; Q_0 is in [0, 1]
   double* free_energy;  // output [iterations + 1] or null
   int iterations_done;  // output

@@ -56,8 +56,8 @@ class DenseCRF:
         label), which is not symmetrised
     normalization : "symmetric" D^-1/2 K D^-1/2, "after" D^-1 K, "before" K D^-1 or "none", with D = K 1
     method : "tuned" (nearest to the exact answer), "classic" (pydensecrf's numbers), "fast" (about as far from the
-        exact answer as classic: fewer vertices, and of an image every second row in turns until the last iteration) or
-        "exact" (O(N^2), small images)
+        exact answer as classic: fewer vertices, and of an image every second or fourth row, in turns, until the last
+        iterations) or "exact" (O(N^2), small images)
     self_message : False leaves out what a pixel says to itself (the paper does; implementations keep it)
     mask : bool ``[*spatial]``; False: the pixel takes no part and keeps the softmax of its own scores
     spacing : size of a pixel along each axis, in the units of sxy (volumes with thick slices)
@@ -92,9 +92,6 @@ class DenseCRF:
         self.self_message = bool(self_message)
         self.num_threads = _native.threads(num_threads)
         pixels, self.shape = _inputs.image_and_shape(image, shape, self.dtype, mask)
-        self._half_rows = self.method == "fast" and len(self.shape) > 1 and self.shape[-2] > 1
-        if self._half_rows and not self.self_message:
-            raise ValueError("self_message: must be True with method='fast', which counts rows twice, got False")
         warn_of_units(pixels, self.kernels)
         self.domain = Domain(
             self.shape,
@@ -104,6 +101,9 @@ class DenseCRF:
             self.dtype,
             self.num_threads,
         )
+        self._row_step = self.domain.row_step(self.kernels) if self.method == "fast" else 1
+        if self._row_step > 1 and not self.self_message:
+            raise ValueError("self_message: must be True with method='fast', which counts rows twice, got False")
         self._lock = threading.Lock()
         self._prepared: list[Any] | None = None
 
@@ -144,7 +144,7 @@ class DenseCRF:
         if options.prune and self.method == "exact":
             raise ValueError(f"prune: must be 0 with method='exact', which leaves nothing out, got {prune!r}")
         for name, value in (("tol", options.tol), ("damping", options.damping), ("free_energy", options.free_energy)):
-            if value and self._half_rows:
+            if value and self._row_step > 1:
                 raise ValueError(f"{name}: must not be asked of method='fast', which leaves pixels out, got {value!r}")
         compatibility, weights = self._weights(values.shape[0])
         run = self._exact if self.method == "exact" else self._engine
@@ -202,7 +202,8 @@ class DenseCRF:
                 options.tol,
                 mask,
                 options.free_energy,
-                self.shape[-1] if self._half_rows else 0,
+                self._row_step,
+                self.shape[-1],
                 self.method in ("tuned", "fast"),
                 self.num_threads,
                 options.progress,
@@ -211,9 +212,8 @@ class DenseCRF:
 
     @cached_property
     def _row_sums(self) -> list[float]:
-        twice = 2 if self._half_rows else 1  # every second row speaks for the one left out
         about = self.domain.size, self.dtype, self.num_threads
-        return [twice * _pruning.row_sums(parts, *about) for parts in self._ready()]
+        return [self._row_step * _pruning.row_sums(parts, *about) for parts in self._ready()]
 
     def _term(self, kernel: Kernel) -> tuple[Any, ...]:
         return terms.prepare(self.domain, kernel, self.method, self.normalization, self.self_message)

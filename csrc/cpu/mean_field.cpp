@@ -58,8 +58,8 @@ class MeanField {
       if (!view.lattice) row_points_ = view.grid->size[2];
       grid = grid || !view.lattice;
     }
-    if (r_.half_rows) row_points_ = r_.half_rows;
-    grid = grid || r_.half_rows;
+    if (r_.row_step > 1) row_points_ = r_.row_points;
+    grid = grid || r_.row_step > 1;
     shares_.layout(r_.kernels, r_.num_kernels, n, grid ? row_points_ : int64_t(kChunk), r_.threads, arena);
   }
 
@@ -104,8 +104,8 @@ class MeanField {
   // Blurs in all: with the free energy wanted, one more evaluates it for the last Q.
   int rounds() const { return r_.iterations + (r_.free_energy ? 1 : 0); }
 
-  // Whether only every second row splats its Q_t.
-  bool of_half(int t) const { return r_.half_rows && t + 1 < r_.iterations; }
+  // Every so many-th row splats its Q_t.
+  int row_step(int t) const { return larger(1, t + 1 < r_.iterations ? r_.row_step : r_.row_step / 2); }
 
   // Thread 0 alone, between a barrier and the next one: what these set, the others read after that one.
   void after_first(int team_size) {
@@ -143,7 +143,7 @@ class MeanField {
     for (int k = 0; k < r_.num_kernels && !last; ++k) terms_[k].clear(thread, t);
     for (int64_t row = mine.begin, end; row < mine.end; row = end) {
       end = smaller(mine.end, (row / row_points_ + 1) * row_points_);
-      if (!last && of_half(t) && (row / row_points_ + t) % 2 != 0) {
+      if (!last && (row / row_points_ + t) % row_step(t) != 0) {
         leave_out(thread, row, end, stage, t);
         continue;
       }
@@ -248,7 +248,7 @@ class MeanField {
 
   // rows = scores + messages; the free energy of the old Q is added up on the way.
   void messages(int thread, int64_t first, int count, int round, T* rows) {
-    const T counted = of_half(round) ? T(2) : T(1);
+    const T counted = T(row_step(round));
     const bool begun = scores_.in_float16();
     if (begun) {
       terms_[0].slice_onto_float16(thread, first, count, round, counted * terms_[0].coupling.scalar(),

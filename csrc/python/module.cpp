@@ -200,12 +200,12 @@ bool checkpoint(void* data, int done) {
 template <class T>
 py::tuple mean_field(const Array<T>& unary, T unary_sign, const py::object& initial, const py::list& kernels,
                      bool potts, int iterations, T damping, T tolerance, const py::object& mask,
-                     bool free_energy, int64_t half_rows, bool float16, int threads,
+                     bool free_energy, int row_step, int64_t row_points, bool float16, int threads,
                      const py::object& progress) {
   expect(unary.ndim() == 2 && unary.size() > 0, "unary must be [L, N]");
   expect_threads(threads);
   expect(iterations >= 0, "iterations must not be negative");
-  expect(half_rows >= 0 && (half_rows == 0 || unary.shape(1) % half_rows == 0), "rows must be whole");
+  expect(row_step >= 0 && row_points > 0 && unary.shape(1) % row_points == 0, "rows must be whole");
   MeanFieldRequest<T> request{};
   request.labels = int(unary.shape(0));
   request.points = unary.shape(1);
@@ -219,7 +219,8 @@ py::tuple mean_field(const Array<T>& unary, T unary_sign, const py::object& init
   request.num_kernels = held.size();
   request.potts = potts;
   request.iterations = iterations;
-  request.half_rows = half_rows;
+  request.row_step = row_step;
+  request.row_points = row_points;
   request.float16 = float16;
   request.damping = damping;
   request.tolerance = tolerance;

@@ -163,7 +163,8 @@ class DenseCRF:
                 0.0,
                 None,
                 wanted,
-                0,
+                0,  # of every row
+                unary.shape[1],
                 self._method != "classic" and initial is None,  # any Q may be given, also one beyond 1
                 _native.threads(),
                 None,
