@@ -61,14 +61,14 @@ class LatticeField {
   LatticeField() : plan_(0) {}
 
   // Two rounds of values alternate, since a pass slices the last blur while it splats for the next; or all
-  // rounds' are kept where the caller says.  float16: half precision is allowed; what is splatted is
-  // between 0 and 1, times the symmetric normalisation 1 / sqrt(K 1).
+  // rounds' are kept where the caller says.  most: what a vertex receives at most, if values may be stored in
+  // half precision.
   void layout(const LatticeView<T>& lattice, const SlabPlan& plan, int threads, Arena* arena,
-              Rounds<T> kept = {}, bool float16 = false) {
+              Rounds<T> kept = {}, double most = INFINITY) {
     layout_to_read(lattice, plan, kept);
     const int64_t values = lattice_.vertices * plan_.stride(), step = (values + 15) & ~int64_t(15);
-    in_float16_ = float16 && better_in_float16<T>(values, plan_.stride());
-    float16_scale_ = float16_scale();
+    float16_scale_ = float16_scale(most);
+    in_float16_ = float16_scale_ > 0 && better_in_float16<T>(values, plan_.stride());
     if (in_float16_)
       halves_ = arena->template take<Float16>(values);
     else if (kept.rounds == 0)
@@ -186,15 +186,16 @@ class LatticeField {
     return i;
   }
 
-  // Half precision ends at 65504.  With s the sums of weights splatted onto the vertices, (K 1)_p is alpha
-  // w_pv s_v or more at each of the point's vertices, so that v receives sum_p w_pv / sqrt((K 1)_p), at most
-  // sum_p sqrt(w_pv / (alpha s_v)) and, by Cauchy and Schwarz, sqrt(N / alpha); d + 1 blur steps multiply
-  // that by no more than (1 + 2 blur)^(d + 1).  A power of two, so that scaling rounds nothing.
-  T float16_scale() const {
-    double most = std::sqrt(double(lattice_.points) / double(lattice_.alpha));
+  // Half precision ends at 65504, and d + 1 blur steps multiply the largest value by no more than (1 + 2
+  // blur)^(d + 1).  A power of two, so that scaling rounds nothing; 0 where a point's weight alone, 1 / (d +
+  // 1) and less, would lose digits.
+  T float16_scale(double most) const {
     for (int i = 0; i <= lattice_.dims; ++i) most *= 1 + 2 * double(lattice_.blur);
     T scale = 1;
-    while (most * double(scale) > 32768) scale /= 2;
+    for (; most > 32768; most /= 2) {
+      scale /= 2;
+      if (scale < T(1) / 4096) return 0;
+    }
     return scale;
   }
 

@@ -10,10 +10,15 @@
 
 DENSECRF_BEGIN
 
-// Whether the kernel is K normalised as 1 / sqrt(K 1) on either side: one array is both factors.
+// What a vertex of the kernel's lattice receives at most of values between 0 and 1.  Under the symmetric
+// normalisation, one array for both factors: with s the sums of weights on the vertices, (K 1)_p is alpha
+// w_pv s_v or more at each of the point's vertices, so that v receives sum_p w_pv / sqrt((K 1)_p), at most
+// sum_p sqrt(w_pv / (alpha s_v)) and, by Cauchy and Schwarz, sqrt(N / alpha).
 template <class T>
-inline bool is_symmetric(const KernelView<T>& kernel) {
-  return kernel.norm_in && kernel.norm_in == kernel.norm_out;
+inline double largest_sum(const KernelView<T>& kernel) {
+  const double points = double(kernel.lattice->points);
+  if (!kernel.norm_in) return points;
+  return kernel.norm_in == kernel.norm_out ? std::sqrt(points / double(kernel.lattice->alpha)) : INFINITY;
 }
 
 template <class T>
@@ -28,7 +33,7 @@ class Term {
               Rounds<T> kept = {}, bool float16 = false) {
     view = kernel;
     if (view.lattice)
-      lattice_.layout(*view.lattice, plan, threads, arena, kept, float16 && is_symmetric(kernel));
+      lattice_.layout(*view.lattice, plan, threads, arena, kept, float16 ? largest_sum(kernel) : INFINITY);
     else
       grid_.layout(*view.grid, plan, threads, arena, kept, float16);
   }
@@ -134,7 +139,7 @@ inline bool first_term_takes_float16(const MeanFieldRequest<T>& r) {
   double most = 0;
   for (int k = 0; k < r.num_kernels; ++k) {
     const KernelView<T>& kernel = r.kernels[k];
-    bounded = bounded && kernel.coupling_kind == Weight::kScalar && is_symmetric(kernel);
+    bounded = bounded && kernel.coupling_kind == Weight::kScalar && kernel.norm_out;
     most += std::fabs(double(kernel.coupling));
   }
   return bounded && most <= 1000;
