@@ -108,7 +108,7 @@ struct KernelView {
   const LatticeView<T>* lattice;  // exactly one of lattice and grid is set
   const GridView<T>* grid;
   const T* norm_in;   // [N] factor on Q before the filter, or null
-  const T* norm_out;  // [N] factor on the filtered values, or null; the same array: 1 / sqrt(K 1), or 0
+  const T* norm_out;  // [N] factor on the filtered values, or null
   const T* self;      // [N] diagonal of the normalised filter, subtracted from the message, or null
   Weight coupling_kind;
   T coupling;          // kScalar
@@ -140,7 +140,9 @@ struct MeanFieldRequest {
   // always for all.  Without damping, tolerance, free energy, self, states and kept.
   int row_step;
   int64_t row_points;
-  bool float16;         // between splat and slice, values may be stored in half precision; Q_0 is in [0, 1]
+  // What is stored from pass to pass may be so in half precision: Q_0 is in [0, 1], and every kernel is
+  // normalised symmetrically (norm_in and norm_out are one array) or "after" (norm_in, if any, is at most 1).
+  bool float16;
   double* free_energy;  // output [iterations + 1] or null
   int iterations_done;  // output
   int threads;

@@ -43,14 +43,14 @@ class Domain:
         return tuple(s / step for s, step in zip(given, self.spacing, strict=True))
 
     def row_step(self, kernels: Sequence[Kernel]) -> int:
-        """Which rows `fast` needs: every second one, or every fourth where all kernels are wide.
+        """Which rows `fast` needs: every second one, or every fourth where all kernels are wide and rows are many.
 
         A Gaussian's sum over every n-th row is off by 2 exp(-2 pi^2 sigma^2 / n^2) of it, 1.4 % for sigma = n / 2.
         """
         if len(self.shape) < 2 or self.shape[-2] < 2:
             return 1
         wide = [isinstance(k, (Gaussian, Bilateral)) and self.sigmas(k)[-2] >= 2 for k in kernels]
-        return 4 if all(wide) and self.shape[-2] >= 4 else 2
+        return 4 if all(wide) and self.shape[-2] >= 16 else 2
 
     def features(self, kernel: Kernel) -> NDArray[Any]:
         """Features of a kernel ``[N, d]``."""

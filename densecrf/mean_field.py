@@ -103,7 +103,9 @@ class DenseCRF:
         )
         self._row_step = self.domain.row_step(self.kernels) if self.method == "fast" else 1
         if self._row_step > 1 and not self.self_message:
-            raise ValueError("self_message: must be True with method='fast', which counts rows twice, got False")
+            raise ValueError(
+                "self_message: must be True with method='fast', which counts some rows for others, got False"
+            )
         self._lock = threading.Lock()
         self._prepared: list[Any] | None = None
 
@@ -190,6 +192,7 @@ class DenseCRF:
             couplings = [coupling[kept] if np.ndim(coupling) else coupling for coupling in couplings]
         kernels = [(*parts, coupling) for parts, coupling in zip(prepared, couplings, strict=True)]
         mask = None if self.domain.mask is None else self.domain.mask.view(np.uint8)
+        normalizations = {kernel.normalization or self.normalization for kernel in self.kernels}
         with _native.speaking_of(options.source):
             q, done, energy = _native.ops(self.dtype).mean_field(
                 values,
@@ -204,7 +207,7 @@ class DenseCRF:
                 options.free_energy,
                 self._row_step,
                 self.shape[-1],
-                self.method in ("tuned", "fast"),
+                self.method in ("tuned", "fast") and normalizations <= set(terms.FLOAT16),
                 self.num_threads,
                 options.progress,
             )

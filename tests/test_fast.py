@@ -58,6 +58,7 @@ def some(shape, labels=3, seed=0):
 @pytest.mark.parametrize("shape", [(11, 70), (34, 35), (3, 4, 5)])
 def test_rows_are_left_out_in_turns(shape, sxy, step, iterations, threads):
     image, logits = some(shape)
+    step = step if shape[-2] >= 16 else 2
     sxy = (1.0, *sxy) if isinstance(sxy, tuple) and len(shape) == 3 else sxy
     kernels = [densecrf.Gaussian(sxy, 2.0), densecrf.Bilateral(6, 60, 1.5)]
     potts = 1 - np.eye(3)
@@ -102,3 +103,18 @@ def test_what_it_cannot_do_is_refused(option, rule):
     image, logits = some((9, 12))
     with pytest.raises(ValueError, match=rule):
         densecrf.refine(image, logits=logits, method="fast", **option)
+
+
+@pytest.mark.parametrize("sxy", [1.0, 2.0, 5.0])
+@pytest.mark.parametrize("rows", [4, 16, 40])
+def test_near_to_the_exact_answer(rows, sxy):
+    """A step and a stripe with some noise, whatever rows are left out: as near as 0.02 of a probability on average."""
+    rng = np.random.default_rng(0)
+    image = np.full((rows, 60, 3), 60.0)
+    image[:, 30:] = 180
+    image[rows // 2] += 40
+    image += rng.normal(size=image.shape) * 4
+    logits = np.stack([image[..., 0] / 120 - 1, 1 - image[..., 0] / 120]) + rng.normal(size=(2, rows, 60)) * 0.7
+    how = {"kernels": [densecrf.Gaussian(sxy, 1.5), densecrf.Bilateral(15, 20, 2)], "iterations": 5}
+    fast, exact = (densecrf.refine(image, logits=logits, method=m, **how).probs for m in ("fast", "exact"))
+    assert np.abs(fast - exact).mean() < 0.02

@@ -18,7 +18,7 @@ struct FilterSpace {
   FilterSpace(const LatticeView<T>& lattice, int channels, int threads, Arena* arena) {
     SlabPlan plan(smaller(channels, kChannelsAtOnce));
     field.layout(lattice, plan, threads, arena);
-    for (int t = 0; t < threads; ++t) rows[t] = arena->template take<T>(2 * kChunk * plan.stride());
+    for (int t = 0; t < threads; ++t) rows[t] = arena->template take<T>(kChunk * plan.stride());
   }
 };
 
@@ -46,10 +46,9 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
     team.barrier();
     space.field.blur(team, thread, 0, transpose);
     team.barrier();
-    T* zeros = rows + kChunk * stride;
-    for (int i = 0; i < kChunk * stride; ++i) zeros[i] = 0;
     for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
-      space.field.slice(0, first, count, zeros, lattice.alpha, static_cast<const T*>(nullptr), rows);
+      space.field.slice(0, first, count, static_cast<const T*>(nullptr), lattice.alpha,
+                        static_cast<const T*>(nullptr), rows);
       store_points(rows, stride, points, channels, first, count, out);
     });
   });

@@ -17,7 +17,7 @@ struct GridSpace {
   GridSpace(const GridView<T>& grid, int channels, int threads, Arena* arena) {
     SlabPlan plan(smaller(channels, kChannelsAtOnce));
     field.layout(grid, plan, threads, arena);
-    for (int t = 0; t < threads; ++t) rows[t] = arena->template take<T>(2 * kChunk * plan.stride());
+    for (int t = 0; t < threads; ++t) rows[t] = arena->template take<T>(kChunk * plan.stride());
   }
 };
 
@@ -47,12 +47,11 @@ bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* 
     team.barrier();
     space.field.filter(team, thread, 0);
     team.barrier();
-    T* zeros = rows + kChunk * stride;
-    for (int i = 0; i < kChunk * stride; ++i) zeros[i] = 0;
     for (int64_t row = mine.begin; row < mine.end; ++row) {
       for (int64_t x = 0; x < width; x += kChunk) {
         int count = int(smaller<int64_t>(kChunk, width - x));
-        space.field.slice(thread, row, x, count, 0, T(1), zeros, static_cast<const T*>(nullptr), rows);
+        space.field.slice(thread, row, x, count, 0, T(1), static_cast<const T*>(nullptr),
+                          static_cast<const T*>(nullptr), rows);
         store_points(rows, stride, points, channels, row * width + x, count, out);
       }
     }

@@ -182,8 +182,8 @@ class GridField {
     filter_z(band(rows_, team.size(), thread), nodes);
   }
 
-  // out = in + gain * out_scale * (values interpolated), for pixels x ... x + count - 1 of a row.
-  // Rows that a thread takes in order are filtered once.
+  // out = in + gain * out_scale * (values interpolated), for pixels x ... x + count - 1 of a row; in: null
+  // for zeros. Rows that a thread takes in order are filtered once.
   template <class S>
   void slice(int thread, int64_t row, int64_t x, int count, int round, T gain, const S* in,
              const T* out_scale, T* out) {
@@ -277,12 +277,11 @@ class GridField {
     const int stride = plan_.stride(), spacing = grid_.spacing[2];
     const T unit = T(1) / T(spacing);
     int64_t node = x / spacing * stride + column;
-    in += column;
+    const SliceOnto<T, W, S> onto(in, column, stride, out);
     out += column;
     if (spacing == 1) {
-      for (int p = 0; p < count; ++p, node += stride, in += stride, out += stride) {
-        prefetch_next<W>(in, stride);
-        auto sum = load_row<T, W>(in);
+      for (int p = 0; p < count; ++p, node += stride, out += stride) {
+        auto sum = onto.row(p);
         sum.add_scaled(scales ? gain * scales[p] : gain, value_at<W>(nodes, node));
         sum.store(out);
       }
@@ -290,10 +289,9 @@ class GridField {
     }
     auto below = value_at<W>(nodes, node), above = value_at<W>(nodes, node + stride);
     int phase = int(x % spacing);
-    for (int p = 0; p < count; ++p, in += stride, out += stride) {
+    for (int p = 0; p < count; ++p, out += stride) {
       const T scale = scales ? gain * scales[p] : gain, f = (T(phase) + T(0.5)) * unit;
-      prefetch_next<W>(in, stride);
-      auto sum = load_row<T, W>(in);
+      auto sum = onto.row(p);
       sum.add_scaled(scale - scale * f, below);
       sum.add_scaled(scale * f, above);
       sum.store(out);

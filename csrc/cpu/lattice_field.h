@@ -120,7 +120,7 @@ class LatticeField {
     }
   }
 
-  // rows <- in + out_scale * slice, splat of rows: see splat_slice.h.
+  // out = in + gain * out_scale * slice, in: null for zeros; splat of rows: see splat_slice.h.
   void slice(int round, int64_t first, int count, const T* in, T gain, const T* out_scale, T* out) const {
     if constexpr (kHalves<T>) {
       if (in_float16_) return slice_from(halves_, first, count, in, gain / float16_scale_, out_scale, out);
@@ -159,9 +159,8 @@ class LatticeField {
     for (int s = 0; s < plan_.slabs(); ++s) {
       const int column = plan_.column(s);
       for_width(plan_.width(s), [&](auto w) {
-        slice_function<T, S, decltype(w)::value>(lattice_.dims)(lattice_, slab_of(values, s), first, count,
-                                                                in + column, gain, out_scale, out + column,
-                                                                plan_.stride());
+        slice_function<T, S, decltype(w)::value>(lattice_.dims)(
+            lattice_, slab_of(values, s), column, first, count, in, gain, out_scale, out, plan_.stride());
       });
     }
   }

@@ -43,7 +43,7 @@ class MeanField {
     scores_.layout(n, stride_, float16 && !r_.logits && first_term_takes_float16(r_), arena);
     most_ = arena->template take<T>(r_.logits ? n : 0);
     q_ = keep_q_ ? arena->template take<T>(n * stride_) : nullptr;
-    for (int t = 0; t < r_.threads; ++t) scratch_[t] = arena->template take<T>(3 * kChunk * stride_);
+    for (int t = 0; t < r_.threads; ++t) scratch_[t] = arena->template take<T>(2 * kChunk * stride_);
     // Chunks do not cross pixel rows where a grid kernel wants rows; otherwise the image is one row.
     row_points_ = n;
     bool grid = false;
@@ -74,11 +74,10 @@ class MeanField {
 
  private:
   enum class Stage { kFirst, kUpdate, kEnergy };
+  static constexpr const T* kNone = nullptr;
 
   void work(Team& team, int thread) {
     const Range mine = shares_.of(team.size(), thread);
-    T* zeros = scratch(thread, 2);
-    for (int i = 0; i < kChunk * stride_; ++i) zeros[i] = 0;
     for (int k = 0; k < r_.num_kernels; ++k) terms_[k].start(thread, mine);
     finite_[thread] = true;
     shift_[thread] = 0;
@@ -263,7 +262,7 @@ class MeanField {
       }
       if (in != rows) std::memcpy(static_cast<void*>(rows), in, size_t(count) * stride_ * sizeof(T));
       T* message = scratch(thread, 1);
-      term.slice(thread, first, count, round, counted, scratch(thread, 2), message);
+      term.slice(thread, first, count, round, counted, kNone, message);
       if (term.view.self) take_self_away(term.view.self, first, count, message);
       term.coupling.apply(count, message, rows);
     }

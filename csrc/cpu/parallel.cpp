@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
+#if defined(__SSE__)
 #include <immintrin.h>
 #endif
 
@@ -79,7 +79,7 @@ class FlushDenormals {
 
 // Stores past the caches are done before the others see this thread's end.
 void finish_streams() {
-#if defined(__x86_64__)
+#if defined(__SSE__)
   _mm_sfence();
 #endif
 }

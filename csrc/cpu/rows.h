@@ -169,13 +169,6 @@ inline void prefetch_row(const S* row) {
 // Points whose rows are worked on together: enough to hide latencies, few enough for the first-level cache.
 constexpr int kChunk = 64;
 
-// While a point's row is read, that of the point a chunk later, row by row: were a chunk's asked for at once,
-// what is read next would wait behind it.
-template <int W, class S>
-inline void prefetch_next(const S* row, int stride) {
-  prefetch_row<W>(row + kChunk * stride);
-}
-
 constexpr int kSlab = 32;
 
 // The widths that code is compiled for.

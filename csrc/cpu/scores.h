@@ -10,7 +10,7 @@ class Scores {
  public:
   void layout(int64_t points, int stride, bool float16, Arena* arena) {
     stride_ = stride;
-    in_float16_ = float16 && better_in_float16<T>(points * stride, stride);
+    in_float16_ = float16 && stride % kStep == 0 && better_in_float16<T>(points * stride, stride);
     floats_ = arena->template take<T>(in_float16_ ? 0 : points * stride);
     halves_ = arena->template take<Float16>(in_float16_ ? points * stride : 0);
   }
@@ -21,13 +21,14 @@ class Scores {
 
   void keep_in_float16(int64_t first, int count, const T* rows) const {
     if constexpr (kHalves<T>) {
-      constexpr int kStep = 8;  // rows in half precision are a multiple of
       for (int64_t i = 0; i < int64_t(count) * stride_; i += kStep)
         store_row(Row<T, kStep>::load(rows + i), halves(first) + i);
     }
   }
 
  private:
+  static constexpr int kStep = 8;
+
   int stride_ = 0;
   bool in_float16_ = false;
   T* floats_ = nullptr;  // [N, stride]

@@ -7,10 +7,11 @@ DENSECRF_BEGIN
 // slab: values on the vertices, W channels each; in, out, rows: points `first` ... first + count - 1, the
 // same channels of rows of `stride`.
 
-// out[p] = in[p] + gain * out_scale[p] * sum_k weight_k * slab[vertex_k], the values stored as S
+// out[p] = in[p] + gain * out_scale[p] * sum_k weight_k * slab[vertex_k], the values stored as S, from
+// channel `column` of the points on; in: null for zeros
 template <class T, class S>
-using SliceFn = void (*)(const LatticeView<T>& lattice, const S* slab, int64_t first, int count, const T* in,
-                         T gain, const T* out_scale, T* out, int stride);
+using SliceFn = void (*)(const LatticeView<T>& lattice, const S* slab, int column, int64_t first, int count,
+                         const T* in, T gain, const T* out_scale, T* out, int stride);
 // slab[vertex_k] += weight_k * in_scale[p] * rows[p]
 template <class T>
 using SplatFn = void (*)(const LatticeView<T>& lattice, T* slab, int64_t first, int count, const T* rows,
@@ -40,16 +41,17 @@ struct Corners {
 };
 
 template <class T, class S, int D, int W>
-void slice_points(const LatticeView<T>& lattice, const S* slab, int64_t first, int count, const T* in, T gain,
-                  const T* out_scale, T* out, int stride) {
+void slice_points(const LatticeView<T>& lattice, const S* slab, int column, int64_t first, int count,
+                  const T* in, T gain, const T* out_scale, T* out, int stride) {
   const Corners<T, D> corners(lattice);
-  for (int p = 0; p < count; ++p, in += stride, out += stride) {
+  const SliceOnto<T, W, T> onto(in, column, stride, out);
+  out += column;
+  for (int p = 0; p < count; ++p, out += stride) {
     const T* w = corners.weights(first + p);
     const int32_t* id = corners.vertices(first + p);
     auto sum = Row<T, W>::zero();
     for (int k = 0; k < corners.count(); ++k) sum.add_scaled(w[k], load_row<T, W>(slab + int64_t(id[k]) * W));
-    prefetch_next<W>(in, stride);
-    auto row = Row<T, W>::load(in);
+    auto row = onto.row(p);
     row.add_scaled(out_scale ? gain * out_scale[first + p] : gain, sum);
     row.store(out);
   }

@@ -10,15 +10,15 @@
 
 DENSECRF_BEGIN
 
-// What a vertex of the kernel's lattice receives at most of values between 0 and 1.  Under the symmetric
-// normalisation, one array for both factors: with s the sums of weights on the vertices, (K 1)_p is alpha
-// w_pv s_v or more at each of the point's vertices, so that v receives sum_p w_pv / sqrt((K 1)_p), at most
-// sum_p sqrt(w_pv / (alpha s_v)) and, by Cauchy and Schwarz, sqrt(N / alpha).
+// What a vertex of the kernel's lattice receives at most of values between 0 and 1, where half precision is
+// allowed.  Under the normalisation "after", norm_in is at most 1.  Under the symmetric one, a single array:
+// with s the sums of weights on the vertices, (K 1)_p is alpha w_pv s_v or more at each of the point's
+// vertices, so that v receives sum_p w_pv / sqrt((K 1)_p), at most sum_p sqrt(w_pv / (alpha s_v)) and, by
+// Cauchy and Schwarz, sqrt(N / alpha).
 template <class T>
 inline double largest_sum(const KernelView<T>& kernel) {
   const double points = double(kernel.lattice->points);
-  if (!kernel.norm_in) return points;
-  return kernel.norm_in == kernel.norm_out ? std::sqrt(points / double(kernel.lattice->alpha)) : INFINITY;
+  return kernel.norm_in == kernel.norm_out ? std::sqrt(points / double(kernel.lattice->alpha)) : points;
 }
 
 template <class T>
@@ -131,18 +131,18 @@ inline bool messages_not_negative(const MeanFieldRequest<T>& r) {
   return all;
 }
 
-// Whether the first term's slice can add to scores in half precision: it is one of a grid, and no message
-// lifts a label whose score is out of range, some 65,000 below the largest.
+// Whether the first term's slice can add to scores in half precision: it is one of a grid, and what messages
+// can make up for is stored within 1/128 (32 and less below the largest).
 template <class T>
 inline bool first_term_takes_float16(const MeanFieldRequest<T>& r) {
   bool bounded = r.num_kernels > 0 && !r.kernels[0].lattice;
   double most = 0;
   for (int k = 0; k < r.num_kernels; ++k) {
     const KernelView<T>& kernel = r.kernels[k];
-    bounded = bounded && kernel.coupling_kind == Weight::kScalar && kernel.norm_out;
+    bounded = bounded && kernel.coupling_kind == Weight::kScalar;
     most += std::fabs(double(kernel.coupling));
   }
-  return bounded && most <= 1000;
+  return bounded && most <= 32;
 }
 
 // The terms need constructors, so they do not live in the workspace.

@@ -74,6 +74,7 @@ class DenseCRF:
         self._method = _checks.choice("densecrf.compat.pydensecrf.method", front_end.method, ("classic", "tuned"))
         self._energies: NDArray[np.float32] | None = None
         self._terms: list[tuple[Any, ...]] = []
+        self._float16 = self._method != "classic"
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -165,7 +166,7 @@ class DenseCRF:
                 wanted,
                 0,  # of every row
                 unary.shape[1],
-                self._method != "classic" and initial is None,  # any Q may be given, also one beyond 1
+                self._float16 and initial is None,  # any Q may be given, also one beyond 1
                 _native.threads(),
                 None,
             )
@@ -178,6 +179,7 @@ class DenseCRF:
         steps = (1.0,) * len(self._spatial)
         domain = Domain(self._spatial, image, None, steps, _FLOAT, _native.threads())
         parts = terms.prepare(domain, kernel, self._method, name)
+        self._float16 = self._float16 and name in terms.FLOAT16
         self._terms.append((*parts, terms.coupling(1.0, kernel.weight, _FLOAT)))
 
     def _weight(self, compat: Any) -> Any:
