@@ -34,7 +34,7 @@ struct ExpTraits<double> {
 // exp(x) for x up to 80; below kLowest, exp(kLowest), which next to a term of 1 is nothing.  exp(x) = 2^n
 // exp(r): adding kRound leaves n in the lowest bits, from where it is shifted into the exponent.
 template <class T>
-inline T exp_bounded(T x) {
+[[gnu::always_inline]] inline T exp_bounded(T x) {
   using E = ExpTraits<T>;
   x = x > E::kLowest ? x : E::kLowest;  // NaN, too: the run is refused later
   const T rounded = x * T(1.44269504088896340736) + E::kRound;

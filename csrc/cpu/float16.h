@@ -85,16 +85,18 @@ class SliceOnto {
  public:
   SliceOnto(const S* in, int column, int stride, const T* out)
       : in_(in ? in + column : nullptr), stride_(stride), ahead_(static_cast<const void*>(in) != out) {}
-  // Unless they are the ones that the slice writes, the row of the point a chunk later is asked for: were a
-  // chunk's rows asked for at once, what is read next would wait behind them.
+  // Unless they are the ones that the slice writes, or many to a cache line, the row of the point a chunk
+  // later is asked for: were a chunk's rows asked for at once, what is read next would wait behind them.
   Row<T, W> row(int p) const {
     if (!in_) return Row<T, W>::zero();
     const S* row = in_ + int64_t(p) * stride_;
-    if (ahead_) prefetch_row<W>(row + kChunk * stride_);
+    if (kLong && ahead_) prefetch_row<W>(row + kChunk * stride_);
     return load_row<T, W>(row);
   }
 
  private:
+  static constexpr bool kLong = W * sizeof(S) >= 32;
+
   const S* in_;
   int stride_;
   bool ahead_;

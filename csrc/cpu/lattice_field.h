@@ -44,7 +44,7 @@ template <class T, int W, class S>
   };
   int64_t i = range.begin;
   for (; i < range.end - kAhead; ++i) {
-    prefetch_row<W>(row_of(chains[i + kAhead]));
+    prefetch_row<W, true>(row_of(chains[i + kAhead]));
     step(i, i + 1);
   }
   for (; i < range.end; ++i) step(i, smaller(i + 1, range.end - 1));

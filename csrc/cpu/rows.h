@@ -159,11 +159,11 @@ inline T largest(const Row<T, W>& row) {
 }
 
 // The cache lines of a row of W among others.
-template <int W, class S>
+template <int W, bool WRITTEN = false, class S>
 inline void prefetch_row(const S* row) {
   constexpr int kBytes = W * int(sizeof(S));
-  for (int c = 0; c < W; c += 64 / int(sizeof(S))) __builtin_prefetch(row + c);
-  if (kBytes < 64 && 64 % kBytes != 0) __builtin_prefetch(row + W - 1);
+  for (int c = 0; c < W; c += 64 / int(sizeof(S))) __builtin_prefetch(row + c, WRITTEN);
+  if (kBytes < 64 && 64 % kBytes != 0) __builtin_prefetch(row + W - 1, WRITTEN);
 }
 
 // Points whose rows are worked on together: enough to hide latencies, few enough for the first-level cache.
