@@ -207,7 +207,7 @@ class DenseCRF:
                 options.free_energy,
                 self._row_step,
                 self.shape[-1],
-                self.method in ("tuned", "fast") and normalizations <= set(terms.FLOAT16),
+                self.method in ("tuned", "fast") and normalizations <= terms.BOUNDED,
                 self.num_threads,
                 options.progress,
             )

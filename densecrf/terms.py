@@ -14,7 +14,7 @@ from densecrf.lattice import Lattice
 from densecrf.spatial import Grid
 
 Array = NDArray[Any]
-FLOAT16 = "symmetric", "after"  # normalisations whose messages have a bound, so that half precision may hold them
+BOUNDED = frozenset({"symmetric", "after"})  # normalisations whose messages half precision may hold
 _SMALLEST = 1e-20  # least normalisation (pydensecrf adds it): a point without neighbours gets no message
 
 

@@ -47,8 +47,7 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
     space.field.blur(team, thread, 0, transpose);
     team.barrier();
     for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
-      space.field.slice(0, first, count, static_cast<const T*>(nullptr), lattice.alpha,
-                        static_cast<const T*>(nullptr), rows);
+      space.field.slice(0, first, count, nullptr, lattice.alpha, nullptr, rows);
       store_points(rows, stride, points, channels, first, count, out);
     });
   });

@@ -50,8 +50,7 @@ bool filter_channels(const GridView<T>& grid, int channels, const T* values, T* 
     for (int64_t row = mine.begin; row < mine.end; ++row) {
       for (int64_t x = 0; x < width; x += kChunk) {
         int count = int(smaller<int64_t>(kChunk, width - x));
-        space.field.slice(thread, row, x, count, 0, T(1), static_cast<const T*>(nullptr),
-                          static_cast<const T*>(nullptr), rows);
+        space.field.slice(thread, row, x, count, 0, T(1), static_cast<const T*>(nullptr), nullptr, rows);
         store_points(rows, stride, points, channels, row * width + x, count, out);
       }
     }

@@ -74,7 +74,6 @@ class MeanField {
 
  private:
   enum class Stage { kFirst, kUpdate, kEnergy };
-  static constexpr const T* kNone = nullptr;
 
   void work(Team& team, int thread) {
     const Range mine = shares_.of(team.size(), thread);
@@ -262,7 +261,7 @@ class MeanField {
       }
       if (in != rows) std::memcpy(static_cast<void*>(rows), in, size_t(count) * stride_ * sizeof(T));
       T* message = scratch(thread, 1);
-      term.slice(thread, first, count, round, counted, kNone, message);
+      term.slice(thread, first, count, round, counted, nullptr, message);
       if (term.view.self) take_self_away(term.view.self, first, count, message);
       term.coupling.apply(count, message, rows);
     }

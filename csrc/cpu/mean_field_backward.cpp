@@ -66,7 +66,6 @@ class Backward {
   }
 
  private:
-  static constexpr const T* kNone = nullptr;
   enum Scratch { kQ, kG, kMessage, kMixed, kScratch };
 
   void layout_term(int k, int64_t step, T** states, Arena* arena) {
@@ -187,7 +186,7 @@ class Backward {
         slice_values(thread, k, first, count, t);
         term.coupling.apply(count, message(thread, k, first, count), q);
       } else {
-        term.slice(thread, first, count, t - 1, T(1), kNone, sliced(thread, k));
+        term.slice(thread, first, count, t - 1, T(1), nullptr, sliced(thread, k));
         term.coupling.apply(count, sliced(thread, k), q);
       }
     }
@@ -196,7 +195,7 @@ class Backward {
   }
   // What update t took from kernel k, and with the normalisation.
   void slice_values(int thread, int k, int64_t first, int count, int t) const {
-    forward_[k].slice_without_norm(thread, first, count, t - 1, kNone, sliced(thread, k));
+    forward_[k].slice_without_norm(thread, first, count, t - 1, nullptr, sliced(thread, k));
   }
   const T* message(int thread, int k, int64_t first, int count) const {
     const T* norm = r_.kernels[k].norm_out;
@@ -236,7 +235,7 @@ class Backward {
       const TermGradient<T>& wanted = request_.gradients[k];
       if (inner_) {
         T* values = scratch(thread, kMessage);
-        backward_[k].slice_without_norm(thread, first, count, round(t), kNone, values);
+        backward_[k].slice_without_norm(thread, first, count, round(t), nullptr, values);
         if (wanted.norm_in) add_norm_grad(gain(k), first, count, q, values, wanted.norm_in);
         if (wanted.weights) backward_[k].add_weights_grad(first, count, round(t), gain(k), q, wanted.weights);
         add_normalised(gain(k), r_.kernels[k].norm_in, first, count, values, g);
@@ -244,7 +243,7 @@ class Backward {
         backward_[k].slice(thread, first, count, round(t), gain(k), g, g);
       } else {
         T* v = scratch(thread, kMessage);
-        backward_[k].slice(thread, first, count, round(t), T(1), kNone, v);
+        backward_[k].slice(thread, first, count, round(t), T(1), nullptr, v);
         if (wanted.couplings) add_couplings(thread, k, count, v, q);
         forward_[k].coupling.apply_transposed(count, v, g);
       }
@@ -253,7 +252,7 @@ class Backward {
   }
   void add_slope(int thread, int probe, int64_t first, int count, int t, const T* q) const {
     T* v = scratch(thread, kMessage);
-    backward_[kernels_ + probe].slice(thread, first, count, round(t), gain(request_.probe_of[probe]), kNone,
+    backward_[kernels_ + probe].slice(thread, first, count, round(t), gain(request_.probe_of[probe]), nullptr,
                                       v);
     T products[kChunk], sum = 0;
     dots(count, q, v, products);

@@ -179,7 +179,7 @@ class DenseCRF:
         steps = (1.0,) * len(self._spatial)
         domain = Domain(self._spatial, image, None, steps, _FLOAT, _native.threads())
         parts = terms.prepare(domain, kernel, self._method, name)
-        self._float16 = self._float16 and name in terms.FLOAT16
+        self._float16 = self._float16 and name in terms.BOUNDED
         self._terms.append((*parts, terms.coupling(1.0, kernel.weight, _FLOAT)))
 
     def _weight(self, compat: Any) -> Any:
