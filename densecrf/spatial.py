@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,8 @@ _SHORT = 32  # pixels along an axis up to which it is always filtered directly
 _PHASES = 8  # positions of a pixel between two nodes that the taps are fitted at
 
 
-class Axis(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Axis:
     """The filter along one axis."""
 
     size: int
@@ -46,11 +48,12 @@ class Axis(NamedTuple):
             return pixels, np.zeros(self.size)
         return pixels // self.spacing, (pixels % self.spacing + 0.5) / self.spacing
 
-    def sums(self, values: Array) -> Array:
-        """Filter a line of values ``[size]``; with ones, the normalisation."""
+    @cached_property
+    def ones(self) -> Array:
+        """The filter of ones ``[size]``, the normalisation."""
         node, f = self.weights()
-        on_nodes = np.bincount(node, (1 - f) * values, self.nodes + 1)
-        on_nodes += np.bincount(node + 1, f * values, self.nodes + 1)
+        on_nodes = np.bincount(node, 1 - f, self.nodes + 1)
+        on_nodes += np.bincount(node + 1, f, self.nodes + 1)
         taps = self.taps[: self.nodes]
         filtered = np.convolve(on_nodes[: self.nodes], np.concatenate([taps[:0:-1], taps]))
         filtered = filtered[len(taps) - 1 :]
@@ -76,9 +79,9 @@ class Grid:
     def __init__(self, shape: Sequence[int], sigmas: Sequence[float]) -> None:
         self.axes = [_axis(size, float(sigma)) for size, sigma in zip(shape, sigmas, strict=True)]
 
-    def ones(self, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """The filter of ones ``[N]``: a product of one vector per axis."""
-        return _outer([axis.sums(np.ones(axis.size)) for axis in self.axes], dtype)
+    def ones(self, dtype: np.dtype[Any], power: float = 1) -> NDArray[Any]:
+        """The filter of ones ``[N]``, to this power: a product of one vector per axis."""
+        return _outer([axis.ones**power for axis in self.axes], dtype)
 
     def diagonal(self, dtype: np.dtype[Any]) -> NDArray[Any]:
         """What each pixel sends to itself ``[N]`` (exactly: 1)."""
@@ -89,7 +92,7 @@ class Grid:
         out = []
         for i, axis in enumerate(self.axes):
             slope = copy(self)
-            slope.axes = [*self.axes[:i], axis._replace(taps=axis.slope), *self.axes[i + 1 :]]
+            slope.axes = [*self.axes[:i], replace(axis, taps=axis.slope), *self.axes[i + 1 :]]
             out.append(slope)
         return out
 

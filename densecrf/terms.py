@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,32 +33,39 @@ def prepare(
     self_message : False leaves out what a pixel says to itself
 
     """
-    ones = np.ones(domain.size, domain.dtype) if domain.mask is None else domain.mask
     normalization = kernel.normalization or normalization
     if isinstance(kernel, Gaussian) and method != "classic":
         grid = Grid(domain.shape, domain.sigmas(kernel))
         native = grid.native(domain.dtype)
         if domain.mask is None:
-            norm = grid.ones(domain.dtype)
+            norm = partial(grid.ones, domain.dtype)
         else:
-            flat = ones.astype(domain.dtype)[None, None]
-            norm = _native.ops(domain.dtype).grid_filter(native, flat, _native.threads(domain.num_threads))[0, 0]
+            flat = domain.mask.astype(domain.dtype)[None, None]
+            found = _native.ops(domain.dtype).grid_filter(native, flat, _native.threads(domain.num_threads))[0, 0]
+            norm = partial(_power, found)
         own = None if self_message else grid.diagonal(domain.dtype)
         return (None, native, *_norms(domain, normalization, norm, own))
     lattice = Lattice(domain.features(kernel), method, dtype=domain.dtype, num_threads=domain.num_threads)
-    norm = lattice.filter(ones)
+    ones = np.ones(domain.size, domain.dtype) if domain.mask is None else domain.mask
+    norm = partial(_power, lattice.filter(ones))
     own = None if self_message else lattice.self_weights()
     return (lattice._native(), None, *_norms(domain, normalization, norm, own))
 
 
-def _norms(domain: Domain, normalization: str, norm: Array, own: Array | None) -> tuple[Array | None, ...]:
-    """Factors before and after the filter, and the diagonal of the normalised filter to take away."""
+def _norms(
+    domain: Domain, normalization: str, norm: Callable[[float], Array], own: Array | None
+) -> tuple[Array | None, ...]:
+    """Factors before and after the filter, and the diagonal of the normalised filter to take away.
+
+    norm: the filter of ones, to any power.
+    """
     if own is not None:
-        norm = norm - own
+        others = norm(1) - own
+        norm = partial(_power, others)
     left, right = _factors(norm, normalization)
     if own is not None:
         rounding = np.sqrt(np.finfo(domain.dtype).eps)
-        alone = norm <= rounding * own  # nothing is left but rounding: such a pixel hears nobody
+        alone = others <= rounding * own  # nothing is left but rounding: such a pixel hears nobody
         left = np.where(alone, 0, 1 if left is None else left)
         right = np.where(alone, 0, 1 if right is None else right)
     if domain.mask is not None:
@@ -70,17 +79,24 @@ def _norms(domain: Domain, normalization: str, norm: Array, own: Array | None) -
     return tuple(None if v is None else _checks.native(v, domain.dtype) for v in vectors)
 
 
-def _factors(norm: Array, normalization: str) -> tuple[Array | None, Array | None]:
+def _factors(norm: Callable[[float], Array], normalization: str) -> tuple[Array | None, Array | None]:
     """(left, right) of the normalised filter diag(left) K diag(right); None stands for ones."""
     if normalization == "none":
         return None, None
-    inverse = np.maximum(norm, norm.dtype.type(_SMALLEST))  # from here on in place: fresh memory costs more
-    if normalization == "symmetric":
-        np.sqrt(inverse, out=inverse)
-    np.reciprocal(inverse, out=inverse)
+    inverse = norm(-0.5 if normalization == "symmetric" else -1)
     if normalization == "symmetric":
         return inverse, inverse
     return (inverse, None) if normalization == "after" else (None, inverse)
+
+
+def _power(norm: Array, power: float) -> Array:
+    """The normalisation to the power of 1, -1 or -1/2."""
+    if power == 1:
+        return norm
+    inverse = np.maximum(norm, norm.dtype.type(_SMALLEST))  # from here on in place: fresh memory costs more
+    if power == -0.5:
+        np.sqrt(inverse, out=inverse)
+    return np.reciprocal(inverse, out=inverse)
 
 
 def coupling(mu: Any, weight: Any, dtype: np.dtype[Any]) -> Any:

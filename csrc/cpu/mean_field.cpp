@@ -171,12 +171,13 @@ class MeanField {
   void leave_out(int thread, int64_t row, int64_t end, Stage stage, int t) {
     for (int k = 0; k < r_.num_kernels; ++k) terms_[k].leave_out(thread, row, t);
     for (int64_t i = row; i < end && stage == Stage::kFirst; i += kChunk)
-      load(thread, i, int(smaller<int64_t>(kChunk, end - i)));
+      load(thread, i, int(smaller<int64_t>(kChunk, end - i)), scratch(thread, 0));
   }
 
-  // Brings the scores of the chunk into their place; returns them as they came.
-  const T* load(int thread, int64_t first, int count) {
-    T* scores = scores_.in_float16() ? scratch(thread, 1) : scores_.floats(first);
+  // Brings the scores of the chunk into their place; returns them as they came, in `rows` where that place is
+  // of half precision.
+  const T* load(int thread, int64_t first, int count, T* rows) {
+    T* scores = scores_.in_float16() ? rows : scores_.floats(first);
     bool finite = true;
     if (one_channel_) {
       finite = finite_points(r_.unary, r_.points, r_.labels, first, count);
@@ -190,7 +191,7 @@ class MeanField {
   }
   // Q_0 = softmax(scores), or the Q that the run continues from.
   void first_q(int thread, int64_t first, int count, T* rows) {
-    const T* scores = load(thread, first, count);
+    const T* scores = load(thread, first, count, r_.initial ? scratch(thread, 1) : rows);
     if (r_.initial) {
       const T* initial = r_.initial;
       if (!finite_points(initial, r_.points, r_.labels, first, count)) finite_[thread] = false;
@@ -205,11 +206,10 @@ class MeanField {
         normalise(1, rows + p * stride_);
       }
     } else {
-      std::memcpy(static_cast<void*>(rows), scores, size_t(count) * stride_ * sizeof(T));
+      copy_rows(scores, count, rows);
       normalise(count, rows);
     }
-    if (keep_q_)
-      std::memcpy(static_cast<void*>(q_ + first * stride_), rows, size_t(count) * stride_ * sizeof(T));
+    if (keep_q_) copy_rows(rows, count, q_ + first * stride_);
   }
   // Scores, less each pixel's largest one, whose sum the free energy then lacks.
   bool load_scores(int thread, const T* unary, int64_t first, int count, T* scores) {
@@ -259,14 +259,17 @@ class MeanField {
         term.slice(thread, first, count, round, counted * term.coupling.scalar(), in, rows);
         continue;
       }
-      if (in != rows) std::memcpy(static_cast<void*>(rows), in, size_t(count) * stride_ * sizeof(T));
+      copy_rows(in, count, rows);
       T* message = scratch(thread, 1);
       term.slice(thread, first, count, round, counted, nullptr, message);
       if (term.view.self) take_self_away(term.view.self, first, count, message);
       term.coupling.apply(count, message, rows);
     }
-    if (in != rows) std::memcpy(static_cast<void*>(rows), in, size_t(count) * stride_ * sizeof(T));
+    copy_rows(in, count, rows);
     if (r_.free_energy) energy_[thread] += free_energy(first, count, rows);
+  }
+  void copy_rows(const T* from, int count, T* to) const {
+    if (from != to) std::memcpy(static_cast<void*>(to), from, size_t(count) * stride_ * sizeof(T));
   }
   void take_self_away(const T* self, int64_t first, int count, T* message) const {
     for (int p = 0; p < count; ++p) {
