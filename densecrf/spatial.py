@@ -51,9 +51,13 @@ class Axis:
     @cached_property
     def ones(self) -> Array:
         """The filter of ones ``[size]``, the normalisation."""
+        return self.sums(np.ones(self.size))
+
+    def sums(self, values: Array) -> Array:
+        """Filter a line of values ``[size]``."""
         node, f = self.weights()
-        on_nodes = np.bincount(node, 1 - f, self.nodes + 1)
-        on_nodes += np.bincount(node + 1, f, self.nodes + 1)
+        on_nodes = np.bincount(node, (1 - f) * values, self.nodes + 1)
+        on_nodes += np.bincount(node + 1, f * values, self.nodes + 1)
         taps = self.taps[: self.nodes]
         filtered = np.convolve(on_nodes[: self.nodes], np.concatenate([taps[:0:-1], taps]))
         filtered = filtered[len(taps) - 1 :]

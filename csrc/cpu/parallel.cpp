@@ -1,61 +1,63 @@
 #include "cpu/parallel.h"
 
 #include <atomic>
-#include <condition_variable>
+#include <chrono>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
-#include <vector>
+
+#include "densecrf.h"
 
 #if defined(__SSE__)
 #include <immintrin.h>
 #endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#define DENSECRF_FORKS
+#endif
 
 namespace densecrf {
 
+namespace {
+
+// After the i-th look for what is to come: at first the core is kept, for 300 pauses, then offered to others,
+// for about 1 ms, then left to them 50 us at a time.  To be woken takes 0.1 ms on a virtual machine, and
+// there are some 50 barriers to a call.
+void wait_a_little(int i) {
+  if (i < 300) {
+#if defined(__x86_64__)
+    _mm_pause();
+#endif
+  } else if (i < 3300) {
+    std::this_thread::yield();
+  } else {
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  }
+}
+
+}  // namespace
+
 struct TeamState {
-  std::atomic<int> size{0};  // 0 until all threads have been started
+  TeamBody body;
+  void* context;
+  std::atomic<int> size{1};
   std::atomic<int> arrived{0};
   std::atomic<unsigned> round{0};
-  std::mutex mutex;
-  std::condition_variable wake;
-
-  void wait_until_round_changes(unsigned old) {
-    // About 10 us, then as much as 1 ms of offering the core to others before sleeping: on a virtual machine
-    // waking takes about 0.1 ms, and there are some 50 barriers to a call.
-    for (int i = 0; i < 300; ++i) {
-      if (round.load(std::memory_order_acquire) != old) return;
-#if defined(__x86_64__)
-      _mm_pause();
-#endif
-    }
-    for (int i = 0; i < 3000; ++i) {
-      if (round.load(std::memory_order_acquire) != old) return;
-      std::this_thread::yield();
-    }
-    std::unique_lock<std::mutex> lock(mutex);
-    wake.wait(lock, [&] { return round.load(std::memory_order_acquire) != old; });
-  }
-  void next_round() {
-    {
-      std::lock_guard<std::mutex> lock(mutex);
-      round.fetch_add(1, std::memory_order_release);
-    }
-    wake.notify_all();
-  }
+  std::atomic<int> working{0};  // helpers that are not done
 };
 
 int Team::size() const { return state_->size.load(std::memory_order_relaxed); }
 
 void Team::barrier() {
-  int n = size();
+  const int n = size();
   if (n == 1) return;
-  unsigned old = state_->round.load(std::memory_order_acquire);
+  const unsigned old = state_->round.load(std::memory_order_acquire);
   if (state_->arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == n) {
     state_->arrived.store(0, std::memory_order_relaxed);
-    state_->next_round();
+    state_->round.fetch_add(1, std::memory_order_release);
   } else {
-    state_->wait_until_round_changes(old);
+    for (int i = 0; state_->round.load(std::memory_order_acquire) == old; ++i) wait_a_little(i);
   }
 }
 
@@ -84,37 +86,129 @@ void finish_streams() {
 #endif
 }
 
+void work(TeamState* state, int thread) {
+  FlushDenormals flush;
+  Team team(state);
+  state->body(state->context, team, thread);
+  finish_streams();
+}
+
+// A thread beside the callers'.
+struct Helper {
+  std::atomic<TeamState*> team{nullptr};
+  int thread = 0;
+};
+
+TeamState nobody{};  // the team of a helper that is no longer wanted
+
+// Those that have no team.
+class Helpers {
+ public:
+  Helper* take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return count_ > 0 ? idle_[--count_] : nullptr;
+  }
+  // False: there are enough.
+  bool put(Helper* helper) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (count_ == kMost) return false;
+    idle_[count_++] = helper;
+    return true;
+  }
+  // False: it has been taken, or sent away, meanwhile.
+  bool remove(const Helper* helper) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (int i = 0; i < count_; ++i) {
+      if (idle_[i] != helper) continue;
+      idle_[i] = idle_[--count_];
+      return true;
+    }
+    return false;
+  }
+  // A process forks without them.
+  void before_fork() {
+    mutex_.lock();
+    while (count_ > 0) idle_[--count_]->team.store(&nobody, std::memory_order_release);
+  }
+  void after_fork() { mutex_.unlock(); }
+
+ private:
+  static constexpr int kMost = 256;
+
+  std::mutex mutex_;
+  Helper* idle_[kMost];
+  int count_ = 0;
+};
+
+// Never destroyed: helpers may look at it while the process ends.
+Helpers& helpers() {
+  static Helpers& all = []() -> Helpers& {
+    static auto* const made = new Helpers;
+#if defined(DENSECRF_FORKS)
+    pthread_atfork([] { made->before_fork(); }, [] { made->after_fork(); }, [] { made->after_fork(); });
+#endif
+    return *made;
+  }();
+  return all;
+}
+
+using Clock = std::chrono::steady_clock;
+// A call starts several teams, with less than this between them.
+constexpr std::chrono::microseconds kStay(500);
+
+// What the helper works in next, or null: there was nothing until `end`, or it is no longer wanted.
+TeamState* next_team(Helper* self, Clock::time_point end) {
+  for (int i = 0;; ++i) {
+    if (TeamState* team = self->team.exchange(nullptr, std::memory_order_acquire))
+      return team == &nobody ? nullptr : team;
+    wait_a_little(i);
+    if (Clock::now() > end && helpers().remove(self)) return nullptr;
+  }
+}
+void help(Helper* self) {
+  auto end = Clock::time_point::max();  // a new one's team is on its way
+  while (TeamState* team = next_team(self, end)) {
+    work(team, self->thread);
+    const bool stays = helpers().put(self);
+    team->working.fetch_sub(1, std::memory_order_release);  // the caller may go on, and the team be gone
+    if (!stays) break;
+    end = Clock::now() + kStay;
+  }
+  delete self;
+}
+
+Helper* new_helper() {
+  auto* helper = new (std::nothrow) Helper;
+  if (!helper) return nullptr;
+  try {
+    std::thread(help, helper).detach();
+  } catch (const std::system_error&) {
+    delete helper;
+    return nullptr;
+  }
+  return helper;
+}
+
 }  // namespace
 
 void run_team(int threads, TeamBody body, void* context) {
-  TeamState state;
-  auto run = [&](int thread) {
-    FlushDenormals flush;
-    Team team(&state);
-    body(context, team, thread);
-    finish_streams();
-  };
-  if (threads <= 1) {
-    state.size = 1;
-    run(0);
-    return;
+  TeamState state{body, context};
+  Helper* found[kMaxThreads];
+  int size = 1;
+  for (; size < threads; ++size) {
+    Helper* helper = helpers().take();
+    if (!helper) helper = new_helper();
+    if (!helper) break;  // the system gives no more: go on with those that there are
+    found[size] = helper;
   }
-  std::vector<std::thread> others;
-  others.reserve(threads - 1);
-  try {
-    for (int t = 1; t < threads; ++t) {
-      others.emplace_back([&, t] {
-        state.wait_until_round_changes(0);
-        run(t);
-      });
-    }
-  } catch (const std::system_error&) {
-    // The system gives no more threads: go on with those that started.
+  state.size = size;
+  state.working = size - 1;
+  for (int t = 1; t < size; ++t) {
+    found[t]->thread = t;
+    found[t]->team.store(&state, std::memory_order_release);
   }
-  state.size = int(others.size()) + 1;
-  state.next_round();
-  run(0);
-  for (auto& other : others) other.join();
+  work(&state, 0);
+  for (int i = 0; state.working.load(std::memory_order_acquire) > 0; ++i) wait_a_little(i);
 }
 
 }  // namespace densecrf

@@ -1,8 +1,8 @@
-// The only threading: a team of threads that lives for one call.
+// The only threading: teams of threads, the caller's and helpers.
 //
-// No pool outlives a call, so a forked worker inherits nothing to hang on, and nothing is shared with other
-// libraries' thread settings. Starting a thread costs about 20 us, a call a few ms.  Barriers spin briefly
-// and then sleep: on a busy machine a spinning thread would burn the time slice that the late one needs.
+// A helper stays for half a millisecond after its work, since a call runs several teams one after the other
+// and starting a thread costs about 45 us, and then ends: no pool outlives a call, and a process that forks
+// sends its helpers away before.  Nothing is shared with other libraries' thread settings.
 #pragma once
 #include <cstdint>
 
