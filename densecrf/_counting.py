@@ -100,7 +100,7 @@ class Counter:
         except OSError as error:
             raise FileError(f"{self.path}: cannot write: {error.strerror or error}") from error
         if self.jobs > 1:
-            # Forked processes would share the engine's threads.
+            # Not forked: other threads of this process may hold locks then.
             self._pool = ProcessPoolExecutor(self.jobs, get_context("spawn"), _start, (self.data,))
         return self
 

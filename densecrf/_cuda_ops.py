@@ -257,7 +257,7 @@ def _grids(
 
 def _on_device(grid: Grid, dtype: torch.dtype, device: torch.device) -> DeviceGrid:
     sizes, spacings, taps = grid.native(np.dtype(np.float64))
-    lines = [axis.ones for axis in grid.axes]
+    lines = [axis.ones.copy() for axis in grid.axes]  # tensors may be written to
     radii = [len(axis) - 1 for axis in taps]
     return DeviceGrid(
         (sizes, spacings, radii, [torch.from_numpy(axis).to(device, dtype) for axis in taps]),

@@ -381,8 +381,10 @@ lattice_norm.register_autograd(_lattice_norm_backward, setup_context=_lattice_no
 @operator("grid_norm")
 def grid_norm(sigma: Tensor, mask: Tensor, shape: list[int], power: float) -> Tensor:
     """The same of the spatial Gaussian; ``[1, n]`` for an empty mask."""
-    sums = _grid_sums(grid_of(sigma, shape), sigma, mask)
-    return _factors(sums, array_of(mask) if mask.numel() else None, power)
+    grid = grid_of(sigma, shape)
+    if not mask.numel():
+        return torch.from_numpy(grid.ones(np.dtype(dtype_of(sigma)), power)[None])
+    return _factors(_grid_sums(grid, sigma, mask), array_of(mask), power)
 
 
 def _grid_sums(grid: Grid, sigma: Tensor, mask: Tensor) -> Any:

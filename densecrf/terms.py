@@ -34,20 +34,20 @@ def prepare(
 
     """
     normalization = kernel.normalization or normalization
+    ones = None if domain.mask is None else domain.mask.astype(domain.dtype)
     if isinstance(kernel, Gaussian) and method != "classic":
         grid = Grid(domain.shape, domain.sigmas(kernel))
         native = grid.native(domain.dtype)
-        if domain.mask is None:
+        if ones is None:
             norm = partial(grid.ones, domain.dtype)
         else:
-            flat = domain.mask.astype(domain.dtype)[None, None]
-            found = _native.ops(domain.dtype).grid_filter(native, flat, _native.threads(domain.num_threads))[0, 0]
-            norm = partial(_power, found)
+            threads = _native.threads(domain.num_threads)
+            sums = partial(_native.ops(domain.dtype).grid_filter, native, ones[None, None], threads)
+            norm = partial(_power, lambda: sums()[0, 0])
         own = None if self_message else grid.diagonal(domain.dtype)
         return (None, native, *_norms(domain, normalization, norm, own))
     lattice = Lattice(domain.features(kernel), method, dtype=domain.dtype, num_threads=domain.num_threads)
-    ones = np.ones(domain.size, domain.dtype) if domain.mask is None else domain.mask
-    norm = partial(_power, lattice.filter(ones))
+    norm = partial(_power, lambda: lattice.filter(np.ones(domain.size, domain.dtype) if ones is None else ones))
     own = None if self_message else lattice.self_weights()
     return (lattice._native(), None, *_norms(domain, normalization, norm, own))
 
@@ -57,11 +57,11 @@ def _norms(
 ) -> tuple[Array | None, ...]:
     """Factors before and after the filter, and the diagonal of the normalised filter to take away.
 
-    norm: the filter of ones, to any power.
+    norm: the filter of ones, to the power of 1, -1 or -1/2; not called where nothing is normalised.
     """
     if own is not None:
         others = norm(1) - own
-        norm = partial(_power, others)
+        norm = partial(_power, lambda: others)
     left, right = _factors(norm, normalization)
     if own is not None:
         rounding = np.sqrt(np.finfo(domain.dtype).eps)
@@ -89,8 +89,9 @@ def _factors(norm: Callable[[float], Array], normalization: str) -> tuple[Array 
     return (inverse, None) if normalization == "after" else (None, inverse)
 
 
-def _power(norm: Array, power: float) -> Array:
-    """The normalisation to the power of 1, -1 or -1/2."""
+def _power(sums: Callable[[], Array], power: float) -> Array:
+    """Those sums to the power of 1, -1 or -1/2."""
+    norm = sums()
     if power == 1:
         return norm
     inverse = np.maximum(norm, norm.dtype.type(_SMALLEST))  # from here on in place: fresh memory costs more

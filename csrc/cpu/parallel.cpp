@@ -2,9 +2,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <mutex>
 #include <new>
-#include <system_error>
 #include <thread>
 
 #include "densecrf.h"
@@ -32,7 +32,7 @@ void wait_a_little(int i) {
   } else if (i < 3300) {
     std::this_thread::yield();
   } else {
-    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    std::this_thread::sleep_for(std::chrono::microseconds(i < 3500 ? 50 : 1000));
   }
 }
 
@@ -57,7 +57,7 @@ void Team::barrier() {
     state_->arrived.store(0, std::memory_order_relaxed);
     state_->round.fetch_add(1, std::memory_order_release);
   } else {
-    for (int i = 0; state_->round.load(std::memory_order_acquire) == old; ++i) wait_a_little(i);
+    for (int64_t i = 0; state_->round.load(std::memory_order_acquire) == old; ++i) wait_a_little(i);
   }
 }
 
@@ -86,15 +86,17 @@ void finish_streams() {
 #endif
 }
 
-void work(TeamState* state, int thread) {
+// Left by an exception, the team would end while others work in it.
+void work(TeamState* state, int thread) noexcept {
   FlushDenormals flush;
   Team team(state);
   state->body(state->context, team, thread);
   finish_streams();
 }
 
-// A thread beside the callers'.
+// A thread beside the callers', and its number in its team.
 struct Helper {
+  std::thread self;
   std::atomic<TeamState*> team{nullptr};
   int thread = 0;
 };
@@ -125,10 +127,15 @@ class Helpers {
     }
     return false;
   }
-  // A process forks without them.
+  // A process forks when none is left.
   void before_fork() {
-    mutex_.lock();
-    while (count_ > 0) idle_[--count_]->team.store(&nobody, std::memory_order_release);
+    for (mutex_.lock(); count_ > 0; mutex_.lock()) {
+      Helper* helper = idle_[--count_];
+      mutex_.unlock();  // which the helper may wait for
+      helper->team.store(&nobody, std::memory_order_release);
+      helper->self.join();
+      delete helper;
+    }
   }
   void after_fork() { mutex_.unlock(); }
 
@@ -141,39 +148,37 @@ class Helpers {
 };
 
 // Never destroyed: helpers may look at it while the process ends.
-Helpers& helpers() {
-  static Helpers& all = []() -> Helpers& {
-    static auto* const made = new Helpers;
+Helpers* const helpers = new Helpers;
 #if defined(DENSECRF_FORKS)
-    pthread_atfork([] { made->before_fork(); }, [] { made->after_fork(); }, [] { made->after_fork(); });
+const int told_of_forks = pthread_atfork([] { helpers->before_fork(); }, [] { helpers->after_fork(); },
+                                         [] { helpers->after_fork(); });
 #endif
-    return *made;
-  }();
-  return all;
-}
 
 using Clock = std::chrono::steady_clock;
 // A call starts several teams, with less than this between them.
 constexpr std::chrono::microseconds kStay(500);
 
-// What the helper works in next, or null: there was nothing until `end`, or it is no longer wanted.
+// What the helper works in next, `nobody` where it is no longer wanted, or null: there was nothing until
+// `end`.
 TeamState* next_team(Helper* self, Clock::time_point end) {
-  for (int i = 0;; ++i) {
-    if (TeamState* team = self->team.exchange(nullptr, std::memory_order_acquire))
-      return team == &nobody ? nullptr : team;
+  for (int64_t i = 0;; ++i) {
+    if (self->team.load(std::memory_order_relaxed))
+      return self->team.exchange(nullptr, std::memory_order_acquire);
     wait_a_little(i);
-    if (Clock::now() > end && helpers().remove(self)) return nullptr;
+    if (Clock::now() > end && helpers->remove(self)) return nullptr;
   }
 }
 void help(Helper* self) {
   auto end = Clock::time_point::max();  // a new one's team is on its way
   while (TeamState* team = next_team(self, end)) {
+    if (team == &nobody) return;  // who says so waits for this thread
     work(team, self->thread);
-    const bool stays = helpers().put(self);
+    const bool stays = helpers->put(self);
     team->working.fetch_sub(1, std::memory_order_release);  // the caller may go on, and the team be gone
     if (!stays) break;
     end = Clock::now() + kStay;
   }
+  self->self.detach();
   delete self;
 }
 
@@ -181,8 +186,8 @@ Helper* new_helper() {
   auto* helper = new (std::nothrow) Helper;
   if (!helper) return nullptr;
   try {
-    std::thread(help, helper).detach();
-  } catch (const std::system_error&) {
+    helper->self = std::thread(help, helper);
+  } catch (const std::exception&) {
     delete helper;
     return nullptr;
   }
@@ -195,8 +200,8 @@ void run_team(int threads, TeamBody body, void* context) {
   TeamState state{body, context};
   Helper* found[kMaxThreads];
   int size = 1;
-  for (; size < threads; ++size) {
-    Helper* helper = helpers().take();
+  for (; size < threads && size < kMaxThreads; ++size) {
+    Helper* helper = helpers->take();
     if (!helper) helper = new_helper();
     if (!helper) break;  // the system gives no more: go on with those that there are
     found[size] = helper;
@@ -208,7 +213,7 @@ void run_team(int threads, TeamBody body, void* context) {
     found[t]->team.store(&state, std::memory_order_release);
   }
   work(&state, 0);
-  for (int i = 0; state.working.load(std::memory_order_acquire) > 0; ++i) wait_a_little(i);
+  for (int64_t i = 0; state.working.load(std::memory_order_acquire) > 0; ++i) wait_a_little(i);
 }
 
 }  // namespace densecrf

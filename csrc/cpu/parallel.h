@@ -1,8 +1,8 @@
 // The only threading: teams of threads, the caller's and helpers.
 //
-// A helper stays for half a millisecond after its work, since a call runs several teams one after the other
-// and starting a thread costs about 45 us, and then ends: no pool outlives a call, and a process that forks
-// sends its helpers away before.  Nothing is shared with other libraries' thread settings.
+// A call runs several teams one after the other, and starting a thread costs about 45 us: a helper is there
+// for whoever asks next, offering its core to others, until for half a millisecond nobody has.  A process
+// that forks ends its idle helpers before.  Nothing is shared with other libraries' thread settings.
 #pragma once
 #include <cstdint>
 
