@@ -22,9 +22,9 @@ namespace densecrf {
 namespace {
 
 // After the i-th look for what is to come: at first the core is kept, for 300 pauses, then offered to others,
-// for about 1 ms, then left to them 50 us at a time.  To be woken takes 0.1 ms on a virtual machine, and
-// there are some 50 barriers to a call.
-void wait_a_little(int i) {
+// for about 1 ms, then left to them 50 us at a time, and after some 20 ms, 1 ms at a time.  To be woken takes
+// 0.1 ms on a virtual machine, and there are some 50 barriers to a call.
+void wait_a_little(int64_t i) {
   if (i < 300) {
 #if defined(__x86_64__)
     _mm_pause();
