@@ -34,26 +34,30 @@ def prepare(
 
     """
     normalization = kernel.normalization or normalization
-    ones = None if domain.mask is None else domain.mask.astype(domain.dtype)
+    mask = None if domain.mask is None else domain.mask.astype(domain.dtype)
     if isinstance(kernel, Gaussian) and method != "classic":
         grid = Grid(domain.shape, domain.sigmas(kernel))
         native = grid.native(domain.dtype)
-        if ones is None:
+        if mask is None:
             norm = partial(grid.ones, domain.dtype)
         else:
             threads = _native.threads(domain.num_threads)
-            sums = partial(_native.ops(domain.dtype).grid_filter, native, ones[None, None], threads)
+            sums = partial(_native.ops(domain.dtype).grid_filter, native, mask[None, None], threads)
             norm = partial(_power, lambda: sums()[0, 0])
         own = None if self_message else grid.diagonal(domain.dtype)
-        return (None, native, *_norms(domain, normalization, norm, own))
+        return (None, native, *_norms(mask, normalization, norm, own, domain.dtype))
     lattice = Lattice(domain.features(kernel), method, dtype=domain.dtype, num_threads=domain.num_threads)
-    norm = partial(_power, lambda: lattice.filter(np.ones(domain.size, domain.dtype) if ones is None else ones))
+    norm = partial(_power, lambda: lattice.filter(np.ones(domain.size, domain.dtype) if mask is None else mask))
     own = None if self_message else lattice.self_weights()
-    return (lattice._native(), None, *_norms(domain, normalization, norm, own))
+    return (lattice._native(), None, *_norms(mask, normalization, norm, own, domain.dtype))
 
 
 def _norms(
-    domain: Domain, normalization: str, norm: Callable[[float], Array], own: Array | None
+    mask: Array | None,
+    normalization: str,
+    norm: Callable[[float], Array],
+    own: Array | None,
+    dtype: np.dtype[Any],
 ) -> tuple[Array | None, ...]:
     """Factors before and after the filter, and the diagonal of the normalised filter to take away.
 
@@ -64,19 +68,18 @@ def _norms(
         norm = partial(_power, lambda: others)
     left, right = _factors(norm, normalization)
     if own is not None:
-        rounding = np.sqrt(np.finfo(domain.dtype).eps)
+        rounding = np.sqrt(np.finfo(dtype).eps)
         alone = others <= rounding * own  # nothing is left but rounding: such a pixel hears nobody
         left = np.where(alone, 0, 1 if left is None else left)
         right = np.where(alone, 0, 1 if right is None else right)
-    if domain.mask is not None:
-        silent = domain.mask.astype(domain.dtype)
+    if mask is not None:
         same = right is left
-        left = silent if left is None else left * silent
-        right = left if same else silent if right is None else right * silent
+        left = mask if left is None else left * mask
+        right = left if same else mask if right is None else right * mask
     if own is not None:
         own = own * (1 if left is None else left) * (1 if right is None else right)
     vectors = (right, left, own)
-    return tuple(None if v is None else _checks.native(v, domain.dtype) for v in vectors)
+    return tuple(None if v is None else _checks.native(v, dtype) for v in vectors)
 
 
 def _factors(norm: Callable[[float], Array], normalization: str) -> tuple[Array | None, Array | None]:

@@ -24,6 +24,12 @@ int failures = 0;
     }                                                                     \
   } while (false)
 
+// A program's last line and its exit status.
+inline int report(const char* test) {
+  std::printf("%s: %s\n", test, failures ? "failed" : "all is well");
+  return failures ? 1 : 0;
+}
+
 template <class T>
 const Ops<T>& ops() {
   if constexpr (std::is_same_v<T, float>)

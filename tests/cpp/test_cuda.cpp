@@ -103,6 +103,5 @@ int main() {
   test_all<double>();
   test_errors();
   if (!emulation::complaint().empty()) std::printf("last launch: %s\n", emulation::complaint().c_str());
-  std::printf("test_cuda, emulated: %s\n", failures ? "failed" : "all is well");
-  return failures ? 1 : 0;
+  return report("test_cuda, emulated");
 }

@@ -390,6 +390,5 @@ int main() {
   test_all<float>();
   test_all<double>();
   if (!emulation::complaint().empty()) std::printf("last launch: %s\n", emulation::complaint().c_str());
-  std::printf("test_cuda_build, emulated: %s\n", failures ? "failed" : "all is well");
-  return failures ? 1 : 0;
+  return report("test_cuda_build, emulated");
 }

@@ -200,6 +200,5 @@ int main() {
   test_missing_barrier();
   test_divergent_barrier();
   test_write_beyond();
-  std::printf("test_emulation: %s\n", failures ? "failed" : "all is well");
-  return failures ? 1 : 0;
+  return report("test_emulation");
 }

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "support.h"
@@ -536,6 +537,5 @@ int main() {
   test_all<float>();
   test_all<double>();
   test_backward();
-  std::printf("test_engine, %s: %s\n", backend().name, failures ? "failed" : "all is well");
-  return failures ? 1 : 0;
+  return report((std::string("test_engine, ") + backend().name).c_str());
 }

@@ -188,6 +188,5 @@ int main() {
   test_hash_table<Key128>();
   test_unwanted_keys();
   test_chains();
-  std::printf("test_tables: %s\n", failures ? "failed" : "all is well");
-  return failures ? 1 : 0;
+  return report("test_tables");
 }

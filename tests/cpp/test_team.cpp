@@ -111,6 +111,5 @@ int main() {
   test_inside_one_another();
   test_from_several_threads();
   test_in_a_forked_process();
-  std::printf("test_team: %s\n", failures ? "failed" : "all is well");
-  return failures ? 1 : 0;
+  return report("test_team");
 }
