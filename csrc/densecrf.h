@@ -211,6 +211,9 @@ struct Ops {
   // values, out: [C, N]
   Status (*filter)(const LatticeView<T>&, int channels, const T* values, T* out, bool transpose, int threads,
                    void* workspace);
+  // out [N] = (K mask)^power, power 1, -1 or -1/2, but 0 where it is negative and nobody is in reach; mask:
+  // null for ones.  The workspace is that of filter with one channel.
+  Status (*lattice_norm)(const LatticeView<T>&, const T* mask, T power, T* out, int threads, void* workspace);
   // Gradient [N, d+1] of a loss with respect to the barycentric weights, `grad` being that of the filter's
   // out.
   size_t (*filter_weights_grad_workspace)(const LatticeView<T>&, int channels, int threads);

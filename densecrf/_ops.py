@@ -333,10 +333,11 @@ def lattice_norm(weights: Tensor, index: list[Tensor], mask: Tensor, method: str
 
     D = K 1, or ``mask * (K mask)`` for a mask ``[B, n]`` of ones and zeros; the factor is 0 where D is.
     """
-    ones = _ones(weights, mask)
+    given = array_of(mask) if mask.numel() else None
     with _native.speaking_of("features"):
-        sums = native_ops(weights).filter(lattice_of(weights, index, method), ones, False, thread_count())
-    return _factors(sums[:, 0], ones[:, 0] if mask.numel() else None, power)
+        lattice = lattice_of(weights, index, method)
+        factors = native_ops(weights).lattice_norm(lattice, given, power, thread_count())
+    return torch.from_numpy(factors if given is None else np.multiply(factors, given, out=factors))
 
 
 @lattice_norm.register_fake

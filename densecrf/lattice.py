@@ -118,6 +118,12 @@ class Lattice:
             )
         return out.reshape(found.shape)
 
+    def _norm(self, mask: NDArray[Any] | None, power: float) -> NDArray[Any]:
+        """``filter(mask) ** power`` ``[N]``, power 1, -1 or -1/2; mask: None for ones. 0 where nobody is in reach."""
+        ops = _native.ops(self.dtype)
+        factors: NDArray[Any] = ops.lattice_norm(self._native(), mask, power, _native.threads(self.num_threads))
+        return factors[0]
+
     def _native(self) -> tuple[Any, ...]:
         arrays = self.simplex, self.weights, self.simplex_vertices, self.chains, self.chain_starts[None]
         sizes = np.array([[len(self.simplex_vertices), self.num_vertices]])

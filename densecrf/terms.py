@@ -47,7 +47,7 @@ def prepare(
         own = None if self_message else grid.diagonal(domain.dtype)
         return (None, native, *_norms(mask, normalization, norm, own, domain.dtype))
     lattice = Lattice(domain.features(kernel), method, dtype=domain.dtype, num_threads=domain.num_threads)
-    norm = partial(_power, lambda: lattice.filter(np.ones(domain.size, domain.dtype) if mask is None else mask))
+    norm = partial(lattice._norm, mask)
     own = None if self_message else lattice.self_weights()
     return (lattice._native(), None, *_norms(mask, normalization, norm, own, domain.dtype))
 

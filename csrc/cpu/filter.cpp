@@ -1,5 +1,7 @@
 // The lattice filter as a public operation: splat, blur, slice, a few slabs of channels at a time so that
 // memory does not grow with C.
+#include <cmath>
+
 #include "cpu/lattice_field.h"
 #include "cpu/ops.h"
 #include "cpu/points.h"
@@ -22,12 +24,13 @@ struct FilterSpace {
   }
 };
 
-template <class T>
-bool filter_channels(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
-                     int threads, void* workspace) {
+// load(first, count, rows) brings values, or says that they are not finite; store(first, count, rows) takes
+// what becomes of them.
+template <class T, class Load, class Store>
+bool filter_channels(const LatticeView<T>& lattice, int channels, bool transpose, int threads,
+                     void* workspace, Load&& load, Store&& store) {
   Arena arena(workspace);
   FilterSpace<T> space(lattice, channels, threads, &arena);
-  const int stride = SlabPlan(channels).stride();
   const int64_t points = lattice.points;
   bool finite[kMaxThreads];
   int size = 1;
@@ -39,7 +42,7 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
     space.field.start(thread, mine);
     space.field.clear(thread, 0);
     for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
-      if (!load_points(values, points, channels, first, count, stride, rows)) finite[thread] = false;
+      if (!load(first, count, rows)) finite[thread] = false;
       space.field.splat(space.field.accumulator(thread, 0), first, count, rows,
                         static_cast<const T*>(nullptr));
     });
@@ -48,7 +51,7 @@ bool filter_channels(const LatticeView<T>& lattice, int channels, const T* value
     team.barrier();
     for_chunks(mine.begin, mine.end, points, [&](int64_t first, int count) {
       space.field.slice(0, first, count, nullptr, lattice.alpha, nullptr, rows);
-      store_points(rows, stride, points, channels, first, count, out);
+      store(first, count, rows);
     });
   });
   for (int t = 0; t < size; ++t) {
@@ -156,17 +159,46 @@ template <class T>
 Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
               int threads, void* workspace) {
   for (int c = 0; c < channels; c += kChannelsAtOnce) {
-    int count = smaller(kChannelsAtOnce, channels - c);
-    int64_t at = c * lattice.points;
-    if (!filter_channels(lattice, count, values + at, out + at, transpose, threads, workspace))
+    const int some = smaller(kChannelsAtOnce, channels - c), stride = SlabPlan(some).stride();
+    const int64_t points = lattice.points;
+    const T* from = values + c * points;
+    T* to = out + c * points;
+    const auto load = [=](int64_t first, int count, T* rows) {
+      return load_points(from, points, some, first, count, stride, rows);
+    };
+    const auto store = [=](int64_t first, int count, const T* rows) {
+      store_points(rows, stride, points, some, first, count, to);
+    };
+    if (!filter_channels(lattice, some, transpose, threads, workspace, load, store))
       return Status::kNotFinite;
   }
   return Status::kOk;
+}
+
+template <class T>
+Status lattice_norm(const LatticeView<T>& lattice, const T* mask, T power, T* out, int threads,
+                    void* workspace) {
+  constexpr T kUnreached = T(1e-10);
+  const auto load = [=](int64_t first, int count, T* ones) {
+    for (int p = 0; p < count; ++p) ones[p] = mask ? mask[first + p] : T(1);
+    return !mask || finite_points(mask, lattice.points, 1, first, count);
+  };
+  const auto store = [=](int64_t first, int count, const T* sums) {
+    T* to = out + first;
+    for (int p = 0; p < count; ++p) {
+      const T sum = larger(sums[p], kUnreached), root = power == T(-0.5) ? std::sqrt(sum) : sum;
+      to[p] = power == T(1) ? sums[p] : sums[p] > kUnreached ? T(1) / root : T(0);
+    }
+  };
+  const bool finite = filter_channels(lattice, 1, false, threads, workspace, load, store);
+  return finite ? Status::kOk : Status::kNotFinite;
 }
 
 template size_t filter_workspace(const LatticeView<float>&, int, int);
 template size_t filter_workspace(const LatticeView<double>&, int, int);
 template Status filter(const LatticeView<float>&, int, const float*, float*, bool, int, void*);
 template Status filter(const LatticeView<double>&, int, const double*, double*, bool, int, void*);
+template Status lattice_norm(const LatticeView<float>&, const float*, float, float*, int, void*);
+template Status lattice_norm(const LatticeView<double>&, const double*, double, double*, int, void*);
 
 DENSECRF_END

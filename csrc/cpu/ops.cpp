@@ -19,6 +19,7 @@ Ops<T> ops() {
   out.lattice_self = lattice_self<T>;
   out.filter_workspace = filter_workspace<T>;
   out.filter = filter<T>;
+  out.lattice_norm = lattice_norm<T>;
   out.filter_weights_grad_workspace = filter_weights_grad_workspace<T>;
   out.filter_weights_grad = filter_weights_grad<T>;
   out.grid_filter_workspace = grid_filter_workspace<T>;

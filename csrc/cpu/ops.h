@@ -24,6 +24,9 @@ size_t filter_workspace(const LatticeView<T>& lattice, int channels, int threads
 template <class T>
 Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* out, bool transpose,
               int threads, void* workspace);
+template <class T>
+Status lattice_norm(const LatticeView<T>& lattice, const T* mask, T power, T* out, int threads,
+                    void* workspace);
 
 template <class T>
 size_t filter_weights_grad_workspace(const LatticeView<T>& lattice, int channels, int threads);

@@ -144,6 +144,24 @@ Array<T> filter(const py::tuple& lattice, const Array<T>& values, bool transpose
 }
 
 template <class T>
+Array<T> lattice_norm(const py::tuple& lattice, const py::object& mask, T power, int threads) {
+  HeldLattice<T> held(lattice);
+  expect_threads(threads);
+  expect(power == T(1) || power == T(-1) || power == T(-0.5), "power must be 1, -1 or -1/2");
+  std::vector<Array<T>> keep;
+  const T* from = optional<T>(mask, held.images() * held.points(), &keep);
+  Array<T> out = empty<T>({held.images(), held.points()});
+  T* to = out.mutable_data();
+  for_images(held.images(), threads, [&](int64_t b, Place& place) {
+    const Memory workspace(ops<T>().filter_workspace(held[b], 1, place.threads));
+    const int64_t at = b * held.points();
+    return ops<T>().lattice_norm(held[b], from ? from + at : nullptr, power, to + at, place.threads,
+                                 workspace.data());
+  });
+  return out;
+}
+
+template <class T>
 Array<T> grid_filter(const py::tuple& grid, const Array<T>& values, int threads) {
   expect_threads(threads);
   HeldGrid<T> held(grid);
@@ -251,6 +269,7 @@ void define(py::module_ m) {
   m.def("lattice_build", &lattice_build<T>);
   m.def("lattice_self", &lattice_self<T>);
   m.def("filter", &filter<T>);
+  m.def("lattice_norm", &lattice_norm<T>);
   m.def("grid_filter", &grid_filter<T>);
   m.def("exact_filter", &exact_filter<T>);
   m.def("mean_field", &mean_field<T>);
