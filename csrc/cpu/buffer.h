@@ -10,11 +10,11 @@
 DENSECRF_BEGIN
 
 template <class T>
-inline T smaller(T a, T b) {
+constexpr T smaller(T a, T b) {
   return a < b ? a : b;
 }
 template <class T>
-inline T larger(T a, T b) {
+constexpr T larger(T a, T b) {
   return a < b ? b : a;
 }
 
