@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/memory.h"
+
 namespace densecrf {
 
 constexpr int kMaxDims = 64;  // feature dimensions of a lattice
@@ -53,13 +55,15 @@ struct LatticeRequest {
                     // four does)
   bool bridges;     // also insert bridges: vertices that the blur passes through on its way between corners
   int threads;
-  int32_t* simplex;  // outputs [N] and [N, d+1]
-  T* weights;
+  int32_t* simplex;           // output [N]
+  T* weights;                 // output [N, d+1]
+  int32_t* simplex_vertices;  // output [S, d+1], with room for [N + 1, d+1]
+  int64_t* chain_starts;      // output [d+2]
 };
 
-struct LatticeTables;  // what the build found; holds the arrays whose size only the build knows
-struct LatticeSizes {
-  int64_t simplices, vertices, chained;  // chained: length of LatticeView::chains
+struct LatticeResult {
+  int64_t simplices = 0, vertices = 0;
+  Block chains = {};  // int32, the caller's to release()
 };
 
 // ---- spatial Gaussian on a regular grid
@@ -198,11 +202,7 @@ struct MeanFieldGradRequest {
 template <class T>
 struct Ops {
   Status (*make_features)(const FeatureRequest<T>&);
-  Status (*lattice_build)(const LatticeRequest<T>&, LatticeTables**);
-  LatticeSizes (*lattice_sizes)(const LatticeTables*);
-  void (*lattice_export)(const LatticeTables*, int threads, int32_t* simplex_vertices, int32_t* chains,
-                         int64_t* chain_starts);
-  void (*lattice_free)(LatticeTables*);
+  Status (*lattice_build)(const LatticeRequest<T>&, LatticeResult*);
   // Gradient [N, d] with respect to the features, from that with respect to the weights.
   Status (*lattice_features_grad)(const LatticeRequest<T>&, const T* grad_weights, T* grad_features);
   // Diagonal of the filter (what a point sends to itself through the lattice), without normalisation.

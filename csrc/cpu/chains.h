@@ -14,8 +14,8 @@ class ChainWalk {
     return ok;
   }
   // up: each vertex's neighbour one step up, or -1; has_lower: whether it is one's neighbour.  A chain's last
-  // vertex is written as ~id; vertices without neighbours are left out.
-  bool string(const int32_t* up, const uint8_t* has_lower, int64_t vertices, Buffer<int32_t>* chains) {
+  // vertex is written as ~id; vertices without neighbours are left out.  Returns how many are in.
+  int64_t string(const int32_t* up, const uint8_t* has_lower, int64_t vertices, int32_t* chains) {
     int64_t count = 0;
     for (int64_t v = 0; v < vertices; ++v) {
       starts_[count] = int32_t(v);
@@ -28,19 +28,14 @@ class ChainWalk {
       walkers[w] = {first, starts_.data() + count * (w + 1) / kWalkers, *first, walked_[w].data()};
     }
     walk_together(up, walkers);
-    int64_t total = 0;
+    int32_t* to = chains;
     for (int w = 0; w < kWalkers; ++w) {
       while (walkers[w].next < walkers[w].end) walkers[w].step(up);
-      total += walkers[w].out - walked_[w].data();
-    }
-    if (!chains->resize(total)) return false;
-    int32_t* to = chains->data();
-    for (int w = 0; w < kWalkers; ++w) {
       const int64_t length = walkers[w].out - walked_[w].data();
       if (length > 0) std::memcpy(to, walked_[w].data(), size_t(length) * sizeof(int32_t));
       to += length;
     }
-    return true;
+    return to - chains;
   }
 
  private:

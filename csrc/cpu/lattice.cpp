@@ -36,9 +36,8 @@ class Builder {
     parallel(request_.threads, [&](Team& team, int thread) {
       if (thread == 0) tables_->num_bands = team.size();
       Band<K>& mine = tables_->bands[thread];
-      const auto piece = [&](int i) {
-        return band(request_.points, kPieces * team.size(), i * team.size() + thread);
-      };
+      const auto piece = [&](int i) { return piece_of(team.size(), thread, i); };
+      mine.simplex_vertices = request_.simplex_vertices + points_before(team.size(), thread) * (dims() + 1);
       mine.status = mine.init(request_.points / team.size());
       for (int i = 0; i < kPieces && mine.status == Status::kOk; ++i) mine.status = embed(piece(i), &mine);
       if (mine.status == Status::kOk && request_.pad_origin && thread == team.size() - 1)
@@ -65,6 +64,19 @@ class Builder {
 
   // A constant where the code is for one number of dimensions.
   int dims() const { return D ? D : d_; }
+
+  Range piece_of(int threads, int thread, int i) const {
+    return band(request_.points, kPieces * threads, i * threads + thread);
+  }
+  // Of the threads before it, each of which has as many simplices at most.
+  int64_t points_before(int threads, int thread) const {
+    int64_t points = 0;
+    for (int i = 0; i < kPieces * thread; ++i) {
+      const Range piece = piece_of(threads, i / kPieces, i % kPieces);
+      points += piece.end - piece.begin;
+    }
+    return points;
+  }
 
   Status embed(Range range, Band<K>* out) {
     T padded[kLanes * (D ? D : kMaxDims)];
@@ -121,9 +133,10 @@ class Builder {
                : Status::kTooManyVertices;
   }
 
-  // The corners of the simplices, not met before, of `count` points of the block.
+  // The corners of the last `count` simplices: those of some points of the block.
   bool insert_vertices(const Block& block, const int* points, int count, Band<K>* out) {
     const int corners = dims() + 1, together = kVertices / corners;
+    int32_t* to = out->simplex_vertices + (out->simplices.size() - count) * corners;
     for (int first = 0; first < count; first += together) {
       KeyBatch<K, kVertices> batch;
       int axes[kVertices];
@@ -134,11 +147,9 @@ class Builder {
       }
       if (!out->vertices.make_room(batch.count)) return false;
       out->vertices.prefetch(batch);
-      const int64_t at = out->simplex_vertices.size();
-      if (!out->simplex_vertices.resize(at + batch.count)) return false;
-      out->vertices.insert_all(batch, &out->simplex_vertices[at]);
-      if (request_.bridges && !want_bridges(&out->simplex_vertices[at], axes, batch.count / corners, out))
-        return false;
+      out->vertices.insert_all(batch, to);
+      if (request_.bridges && !want_bridges(to, axes, batch.count / corners, out)) return false;
+      to += batch.count;
     }
     return true;
   }
@@ -170,14 +181,16 @@ class Builder {
       if (from.status != Status::kOk) return from.status;
       from.first_simplex = simplices;
       simplices += from.simplices.size();
+      from.simplices.release();
       if (b == 0) continue;
       Buffer<int32_t> merged;
       if (!merged.resize(from.vertices.size()) || !all.make_room(from.vertices.size()))
         return Status::kOutOfMemory;
       insert_all(from.vertices, &all, merged.data());
       if (all.size() >= INT32_MAX) return Status::kTooManyVertices;
-      for (int64_t i = 0; i < from.simplex_vertices.size(); ++i)
-        from.simplex_vertices[i] = merged[from.simplex_vertices[i]];
+      const int64_t corners = dims() + 1;
+      int32_t* to = request_.simplex_vertices + from.first_simplex * corners;
+      for (int64_t i = 0; i < from.simplices.size() * corners; ++i) to[i] = merged[from.simplex_vertices[i]];
       if (request_.bridges && !merge_wanted(from, merged.data())) return Status::kOutOfMemory;
       from.vertices.release();
       from.wanted.release();
@@ -264,65 +277,56 @@ class Builder {
 };
 
 template <class T, class C, class K, int D>
-Status build(const LatticeRequest<T>& request, Tables<K>* tables) {
+Status build(const LatticeRequest<T>& request, Tables<K>* tables, LatticeResult* result) {
   tables->bands = new (std::nothrow) Band<K>[size_t(request.threads)];
   if (!tables->bands) return Status::kOutOfMemory;
   Builder<T, C, K, D> builder(request, tables);
-  Status status = builder.run();
-  return status == Status::kOk ? tables->link(request.threads) : status;
+  const Status status = builder.run();
+  if (status != Status::kOk) return status;
+  result->simplices = tables->simplices;
+  result->vertices = tables->bands[0].vertices.size();
+  return tables->link(request.threads, request.chain_starts, &result->chains);
 }
 
 template <class T, class C, class K>
-Status start(const LatticeRequest<T>& request, const Extent& extent, LatticeTables** out) {
-  auto* tables = new (std::nothrow) Tables<K>;
-  if (!tables) return Status::kOutOfMemory;
-  *out = hide(tables);
-  tables->dims = request.dims;
-  make_code(request.dims, extent.lo, extent.hi, 1, true, &tables->code);
+Status start(const LatticeRequest<T>& request, const Extent& extent, LatticeResult* result) {
+  Tables<K> tables;
+  tables.dims = request.dims;
+  make_code(request.dims, extent.lo, extent.hi, 1, true, &tables.code);
   if constexpr (sizeof(C) == sizeof(float) &&
                 sizeof(K) == sizeof(Key64)) {  // the common case has its own code
     switch (request.dims) {
       case 2:
-        return build<T, C, K, 2>(request, tables);
+        return build<T, C, K, 2>(request, &tables, result);
       case 3:
-        return build<T, C, K, 3>(request, tables);
+        return build<T, C, K, 3>(request, &tables, result);
       case 5:
-        return build<T, C, K, 5>(request, tables);
+        return build<T, C, K, 5>(request, &tables, result);
       case 6:
-        return build<T, C, K, 6>(request, tables);
+        return build<T, C, K, 6>(request, &tables, result);
     }
   }
-  return build<T, C, K, 0>(request, tables);
+  return build<T, C, K, 0>(request, &tables, result);
 }
 
 }  // namespace
 
 template <class T>
-Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables) {
-  *tables = nullptr;
+Status lattice_build(const LatticeRequest<T>& request, LatticeResult* result) {
   Extent extent;
   Status status = elevated_extent(request, &extent);
   if (status != Status::kOk) return status;
   KeyCode<Key64> probe;
   bool narrow = make_code(request.dims, extent.lo, extent.hi, 1, false, &probe);
   if (wants_double<T>(extent)) {
-    return narrow ? start<T, double, Key64>(request, extent, tables)
-                  : start<T, double, Key128>(request, extent, tables);
+    return narrow ? start<T, double, Key64>(request, extent, result)
+                  : start<T, double, Key128>(request, extent, result);
   }
-  return narrow ? start<T, float, Key64>(request, extent, tables)
-                : start<T, float, Key128>(request, extent, tables);
+  return narrow ? start<T, float, Key64>(request, extent, result)
+                : start<T, float, Key128>(request, extent, result);
 }
 
-LatticeSizes lattice_sizes(const LatticeTables* tables) { return reveal(tables)->sizes(); }
-
-void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* chains,
-                    int64_t* chain_starts) {
-  reveal(tables)->fill(threads, simplex_vertices, chains, chain_starts);
-}
-
-void lattice_free(LatticeTables* tables) { delete reveal(tables); }
-
-template Status lattice_build(const LatticeRequest<float>&, LatticeTables**);
-template Status lattice_build(const LatticeRequest<double>&, LatticeTables**);
+template Status lattice_build(const LatticeRequest<float>&, LatticeResult*);
+template Status lattice_build(const LatticeRequest<double>&, LatticeResult*);
 
 DENSECRF_END

@@ -1,5 +1,4 @@
-// What the build of a lattice finds, as long as only the build knows its size; and the chains of its
-// vertices.
+// What the threads that build a lattice find, and the chains of its vertices.
 #pragma once
 #include "cpu/chains.h"
 #include "cpu/hash_table.h"
@@ -8,23 +7,11 @@
 
 DENSECRF_BEGIN
 
-// What LatticeTables points to.
-class AnyTables {
- public:
-  virtual ~AnyTables() = default;
-  virtual LatticeSizes sizes() const = 0;
-  virtual void fill(int threads, int32_t* simplex_vertices, int32_t* chains, int64_t* chain_starts) const = 0;
-};
-inline LatticeTables* hide(AnyTables* tables) { return reinterpret_cast<LatticeTables*>(tables); }
-inline const AnyTables* reveal(const LatticeTables* tables) {
-  return reinterpret_cast<const AnyTables*>(tables);
-}
-
 template <class K>
 struct Band {
   HashTable<K> simplices, vertices;  // vertices: the corners of the simplices; band 0 takes in all others'
   HashTable<K> bridges;              // vertices that only the blur passes through, found by the band's thread
-  Buffer<int32_t> simplex_vertices;  // [S, d+1] vertex ids, of this band's table until the merge
+  int32_t* simplex_vertices;         // [S, d+1] vertex ids of this band's table
   Buffer<uint8_t> wanted;            // [vertices, d+1] kinds of bridges wanted one step up along each axis
   int64_t first_simplex = 0;         // global id of this band's first simplex
   Status status = Status::kOk;
@@ -35,23 +22,25 @@ struct Band {
 };
 
 template <class K>
-class Tables final : public AnyTables {
+class Tables {
  public:
   int dims = 0, num_bands = 0;
   KeyCode<K> code;
   Band<K>* bands = nullptr;
-  int64_t simplices = 0, vertices = 0;
+  int64_t simplices = 0;
 
-  ~Tables() override { delete[] bands; }
-  LatticeSizes sizes() const override {
-    int64_t chained = 0;
-    for (int a = 0; a <= dims; ++a) chained += chains[a].size();
-    return {simplices, vertices, chained};
-  }
+  Tables() = default;
+  Tables(const Tables&) = delete;
+  Tables& operator=(const Tables&) = delete;
+  ~Tables() { delete[] bands; }
 
   // Strings the vertices of every axis into chains, an axis at a time: what it needs stays in the cache.
-  Status link(int threads) {
-    vertices = bands[0].vertices.size();
+  Status link(int threads, int64_t* starts, Block* chains) {
+    const int64_t vertices = bands[0].vertices.size();
+    *chains = allocate(size_t((dims + 1) * vertices) * sizeof(int32_t), For::kWorkspace);
+    if (!chains->data) return Status::kOutOfMemory;
+    auto* strung = static_cast<int32_t*>(chains->data);  // [d+1, vertices], most of it in use in the end
+    int64_t lengths[kMaxDims + 1];
     Status status[kMaxThreads] = {};
     parallel(smaller(threads, dims + 1), [&](Team& team, int thread) {
       Buffer<int32_t> up;
@@ -62,46 +51,28 @@ class Tables final : public AnyTables {
       for (int a = thread; a <= dims && status[thread] == Status::kOk; a += team.size()) {
         std::memset(has_lower.data(), 0, size_t(vertices + 1));
         find_upper(code.step[a], up.data(), &has_lower[1]);
-        if (!walk.string(up.data(), &has_lower[1], vertices, &chains[a]))
-          status[thread] = Status::kOutOfMemory;
+        lengths[a] = walk.string(up.data(), &has_lower[1], vertices, strung + a * vertices);
       }
     });
     for (int t = 0; t < smaller(threads, dims + 1); ++t) {
       if (status[t] != Status::kOk) return status[t];
     }
     bands[0].vertices.release();
-    return Status::kOk;
-  }
-
-  void fill(int threads, int32_t* simplex_vertices, int32_t* chains_out, int64_t* starts) const override {
     starts[0] = 0;
-    for (int a = 0; a <= dims; ++a) starts[a + 1] = starts[a] + chains[a].size();
-    parallel(threads, [&](Team& team, int thread) {
-      fill_simplices(band(simplices, team.size(), thread), simplex_vertices);
-      for (int a = thread; a <= dims; a += team.size()) {
-        std::memcpy(chains_out + starts[a], chains[a].data(), size_t(chains[a].size()) * sizeof(int32_t));
-      }
-    });
+    for (int a = 0; a <= dims; ++a) {
+      std::memmove(strung + starts[a], strung + a * vertices, size_t(lengths[a]) * sizeof(int32_t));
+      starts[a + 1] = starts[a] + lengths[a];
+    }
+    return Status::kOk;
   }
 
  private:
   static constexpr int kTogether = 32;  // vertices whose neighbours are looked up side by side
 
-  void fill_simplices(Range range, int32_t* out) const {
-    const int64_t corners = dims + 1;
-    for (int b = 0; b < num_bands; ++b) {
-      const Band<K>& from = bands[b];
-      const int64_t begin = larger(range.begin, from.first_simplex);
-      const int64_t end = smaller(range.end, from.first_simplex + from.simplices.size());
-      if (begin >= end) continue;
-      std::memcpy(out + begin * corners,
-                  from.simplex_vertices.data() + (begin - from.first_simplex) * corners,
-                  size_t((end - begin) * corners) * sizeof(int32_t));
-    }
-  }
   // has_lower[-1] takes what is said of vertices that are not there.
   void find_upper(K step, int32_t* up, uint8_t* has_lower) const {
     const HashTable<K>& table = bands[0].vertices;
+    const int64_t vertices = table.size();
     KeyBatch<K, kTogether> batches[2];
     const auto load = [&](int64_t first, KeyBatch<K, kTogether>* batch) {
       const int64_t left = larger<int64_t>(0, vertices - first);
@@ -116,8 +87,6 @@ class Tables final : public AnyTables {
       for (int i = 0; i < batches[side].count; ++i) has_lower[up[first + i]] = 1;
     }
   }
-
-  Buffer<int32_t> chains[kMaxDims + 1];
 };
 
 DENSECRF_END

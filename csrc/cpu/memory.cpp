@@ -13,7 +13,7 @@ namespace densecrf {
 
 namespace {
 
-constexpr size_t kHugePage = size_t(2) << 20;
+constexpr size_t kHugePage = size_t(2) << 20, kPage = size_t(64) << 10;
 
 #if defined(DENSECRF_MAPS_PAGES)
 bool mapped(size_t bytes) { return bytes >= kHugePage; }
@@ -36,18 +36,18 @@ void* map(size_t bytes) {
 bool mapped(size_t) { return false; }
 #endif
 
-// What is asked of the system for so many bytes: whole huge pages or cache lines; 0 where that overflows.
+// What is asked of the system for so many bytes: whole pages or cache lines; 0 where that overflows.
 size_t rounded(size_t bytes) {
-  const size_t unit = mapped(bytes) ? kHugePage : 64, whole = (bytes + unit - 1) / unit * unit;
+  const size_t unit = mapped(bytes) ? kPage : 64, whole = (bytes + unit - 1) / unit * unit;
   return whole < bytes ? 0 : whole;
 }
 // Of the system, `bytes` rounded.  No bytes, no data.
 Block fresh(size_t bytes) {
-  if (bytes == 0) return {nullptr, 0};
+  if (bytes == 0) return {nullptr, 0, false};
 #if defined(DENSECRF_MAPS_PAGES)
-  if (mapped(bytes)) return {map(bytes), bytes};
+  if (mapped(bytes)) return {map(bytes), bytes, false};
 #endif
-  return {std::aligned_alloc(64, bytes), bytes};
+  return {std::aligned_alloc(64, bytes), bytes, false};
 }
 void give_back(Block block) {
 #if defined(DENSECRF_MAPS_PAGES)
@@ -71,7 +71,7 @@ class Kept {
       const size_t found = blocks_[i].bytes;
       if (found >= bytes && found <= most && (best < 0 || found < blocks_[best].bytes)) best = i;
     }
-    return best < 0 ? Block{nullptr, 0} : remove(best);
+    return best < 0 ? Block{nullptr, 0, false} : remove(best);
   }
   void put(Block block) {
     const Turn turn(&busy_);
@@ -83,11 +83,15 @@ class Kept {
     blocks_[count_++] = block;
     bytes_ += block.bytes;
   }
-  // Gives back what is no larger than this.
-  void drop_up_to(size_t bytes) {
+  void drop_all() {
+    const Turn turn(&busy_);
+    while (turn.mine && count_ > 0) drop_oldest();
+  }
+  // Gives back what is no larger than this and was handed out once only.
+  void drop_unasked(size_t bytes) {
     const Turn turn(&busy_);
     for (int i = count_ - 1; turn.mine && i >= 0; --i) {
-      if (blocks_[i].bytes <= bytes) give_back(remove(i));
+      if (blocks_[i].bytes <= bytes && !blocks_[i].again) give_back(remove(i));
     }
   }
   void limit(size_t bytes) {
@@ -140,21 +144,20 @@ class Kept {
 
 Kept kept;
 
-// Where a workspace asks so much of the system, what is kept goes: a first call's (66 MB for 500 x 375 and 21
-// labels) does not come on top of what its lattices were built in (25 MB).
-constexpr size_t kMuch = size_t(16) << 20;
-
 }  // namespace
 
 Block allocate(size_t bytes, For use) {
   bytes = rounded(bytes);
   if (bytes < kWorthKeeping) return fresh(bytes);
   Block block = kept.take(bytes);
+  block.again = true;
   if (block.data) return block;
-  if (use == For::kWorkspace && bytes >= kMuch) kept.drop_up_to(bytes);
+  // A first call's (66 MB for 500 x 375 and 21 labels) does not come on top of what its lattices were built
+  // in.
+  if (use == For::kWorkspace) kept.drop_unasked(bytes);
   block = fresh(bytes);
   if (!block.data) {
-    kept.drop_up_to(SIZE_MAX);
+    kept.drop_all();
     block = fresh(bytes);
   }
   return block;

@@ -16,6 +16,7 @@ namespace densecrf {
 struct Block {
   void* data;
   size_t bytes;
+  bool again;  // handed out more than once
 };
 
 // Smaller ones are malloc's.  Those of 256 KiB and more are kept when they are given back, and handed out
@@ -23,7 +24,8 @@ struct Block {
 // only blocks of 8 MiB were kept.
 constexpr size_t kWorthKeeping = size_t(256) << 10;
 
-// Of a workspace it is known that it is the largest block of its call, and that it comes last.
+// A workspace is what a stage asks for when what came before it has been given back; it is larger than most
+// of that.
 enum class For { kWorkspace, kArray };
 
 // Uninitialised memory of at least so many bytes, aligned to cache lines, in huge pages where the system

@@ -12,9 +12,6 @@ Ops<T> ops() {
   Ops<T> out{};
   out.make_features = make_features<T>;
   out.lattice_build = lattice_build<T>;
-  out.lattice_sizes = lattice_sizes;
-  out.lattice_export = lattice_export;
-  out.lattice_free = lattice_free;
   out.lattice_features_grad = lattice_features_grad<T>;
   out.lattice_self = lattice_self<T>;
   out.filter_workspace = filter_workspace<T>;

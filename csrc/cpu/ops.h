@@ -9,11 +9,7 @@ template <class T>
 Status make_features(const FeatureRequest<T>& request);
 
 template <class T>
-Status lattice_build(const LatticeRequest<T>& request, LatticeTables** tables);
-LatticeSizes lattice_sizes(const LatticeTables* tables);
-void lattice_export(const LatticeTables* tables, int threads, int32_t* simplex_vertices, int32_t* chains,
-                    int64_t* chain_starts);
-void lattice_free(LatticeTables* tables);
+Status lattice_build(const LatticeRequest<T>& request, LatticeResult* result);
 template <class T>
 Status lattice_features_grad(const LatticeRequest<T>& request, const T* grad_weights, T* grad_features);
 template <class T>

@@ -60,16 +60,25 @@ void without_gil(F&& run) {
   check(status);
 }
 
+// An array in that memory, which goes with it.
+template <class T>
+Array<T> array_in(std::unique_ptr<Memory> memory, std::vector<py::ssize_t> shape) {
+  py::capsule owner(memory.get(), [](void* held) { delete static_cast<Memory*>(held); });
+  T* data = static_cast<T*>(memory.release()->data());
+  return Array<T>(std::move(shape), data, owner);
+}
 // An uninitialised array.
 template <class T>
 Array<T> empty(std::vector<py::ssize_t> shape) {
   size_t count = 1;
   for (py::ssize_t n : shape) count *= size_t(n);
   if (count * sizeof(T) < kWorthKeeping) return Array<T>(std::move(shape));
-  auto memory = std::make_unique<Memory>(count * sizeof(T), For::kArray);
-  py::capsule owner(memory.get(), [](void* held) { delete static_cast<Memory*>(held); });
-  T* data = static_cast<T*>(memory.release()->data());
-  return Array<T>(std::move(shape), data, owner);
+  return array_in<T>(std::make_unique<Memory>(count * sizeof(T), For::kArray), std::move(shape));
+}
+// The first rows of an array.
+template <class T>
+Array<T> first_rows(const Array<T>& a, int64_t rows) {
+  return Array<T>({py::ssize_t(rows), a.shape(1)}, a.data(), a);
 }
 template <class T>
 Array<T> like(const Array<T>& a) {

@@ -14,6 +14,7 @@ class Memory {
   explicit Memory(size_t bytes, For use = For::kWorkspace) : block_(allocate(bytes, use)) {
     if (!block_.data) throw std::bad_alloc();
   }
+  explicit Memory(Block block) : block_(block) {}
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
   ~Memory() { release(block_); }

@@ -3,6 +3,8 @@
 //
 // _C.f32 and _C.f64 hold the same functions for the two precisions; so do _C.cuda.f32 and _C.cuda.f64, which
 // are there where csrc/cuda is compiled in.
+#include <utility>
+
 #include "python/arrays.h"
 #include "python/batch.h"
 
@@ -47,21 +49,33 @@ Array<T> make_features(const std::vector<int64_t>& size, int spatial, const std:
 }
 
 // What the builds of a batch found.
-template <class T>
 class Builds {
  public:
-  explicit Builds(int64_t images) : tables_(size_t(images)) {}
+  explicit Builds(int64_t images) : results_(size_t(images)) {}
   Builds(const Builds&) = delete;
   Builds& operator=(const Builds&) = delete;
   ~Builds() {
-    for (LatticeTables* tables : tables_) {
-      if (tables) ops<T>().lattice_free(tables);
-    }
+    for (const LatticeResult& result : results_) release(result.chains);
   }
-  LatticeTables*& operator[](int64_t image) { return tables_[size_t(image)]; }
+  LatticeResult& operator[](int64_t image) { return results_[size_t(image)]; }
+
+  // The images' chains, of these lengths, one after the other; called once.
+  Ints chains(const std::vector<int64_t>& lengths) {
+    int64_t total = 0;
+    for (int64_t length : lengths) total += length;
+    if (results_.size() == 1)
+      return array_in<int32_t>(std::make_unique<Memory>(std::exchange(results_[0].chains, {})), {total});
+    Ints all = empty<int32_t>({total});
+    int32_t* to = all.mutable_data();
+    for (size_t b = 0; b < results_.size(); ++b) {
+      if (lengths[b] > 0) std::memcpy(to, results_[b].chains.data, size_t(lengths[b]) * sizeof(int32_t));
+      to += lengths[b];
+    }
+    return all;
+  }
 
  private:
-  std::vector<LatticeTables*> tables_;
+  std::vector<LatticeResult> results_;
 };
 
 template <class T>
@@ -71,13 +85,16 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
   expect(features.shape(2) >= 1 && features.shape(2) <= kMaxDims, "features have too many dimensions");
   expect_threads(threads);
   const int64_t images = features.shape(0), points = features.shape(1), dims = features.shape(2);
-  const int64_t corners = dims + 1;
-  Ints simplex = empty<int32_t>({images * points});
+  const int64_t corners = dims + 1, room = (points + 1) * corners;
+  Ints simplex = empty<int32_t>({images * points}),
+       vertices = empty<int32_t>({images * (points + 1), corners});
   Array<T> weights = empty<T>({images * points, corners});
+  Array<int64_t> chain_starts({images, corners + 1}), sizes({images, int64_t(2)});
   const T* from = features.data();
-  int32_t* to_simplex = simplex.mutable_data();
+  int32_t *to_simplex = simplex.mutable_data(), *to_vertices = vertices.mutable_data();
   T* to_weights = weights.mutable_data();
-  Builds<T> builds(images);
+  int64_t* to_starts = chain_starts.mutable_data();
+  Builds builds(images);
   for_images(images, threads, [&](int64_t b, Place& place) {
     const int64_t at = b * points;
     const LatticeRequest<T> request{from + at * dims,
@@ -88,28 +105,24 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
                                     bridges,
                                     place.threads,
                                     to_simplex + at,
-                                    to_weights + at * corners};
+                                    to_weights + at * corners,
+                                    to_vertices + b * room,
+                                    to_starts + b * (corners + 1)};
     return ops<T>().lattice_build(request, &builds[b]);
   });
-  Array<int64_t> chain_starts({images, corners + 1}), sizes({images, int64_t(2)});
-  std::vector<int64_t> simplices_at{0}, chained_at{0};
+  int64_t simplices = 0;
+  std::vector<int64_t> chained;
   for (int64_t b = 0; b < images; ++b) {
-    const LatticeSizes found = ops<T>().lattice_sizes(builds[b]);
+    const LatticeResult& found = builds[b];
     sizes.mutable_at(b, 0) = found.simplices;
     sizes.mutable_at(b, 1) = found.vertices;
-    simplices_at.push_back(simplices_at.back() + found.simplices);
-    chained_at.push_back(chained_at.back() + found.chained);
+    std::memmove(to_vertices + simplices * corners, to_vertices + b * room,
+                 size_t(found.simplices * corners) * sizeof(int32_t));
+    simplices += found.simplices;
+    chained.push_back(chain_starts.at(b, corners));
   }
-  Ints simplex_vertices = empty<int32_t>({simplices_at.back(), corners});
-  Ints chains = empty<int32_t>({chained_at.back()});
-  int32_t *to_vertices = simplex_vertices.mutable_data(), *to_chains = chains.mutable_data();
-  int64_t* to_starts = chain_starts.mutable_data();
-  for_images(images, threads, [&](int64_t b, Place& place) {
-    ops<T>().lattice_export(builds[b], place.threads, to_vertices + simplices_at[size_t(b)] * corners,
-                            to_chains + chained_at[size_t(b)], to_starts + b * (corners + 1));
-    return Status::kOk;
-  });
-  return py::make_tuple(simplex, weights, simplex_vertices, chains, chain_starts, sizes);
+  return py::make_tuple(simplex, weights, first_rows(vertices, simplices), builds.chains(chained),
+                        chain_starts, sizes);
 }
 
 template <class T>

@@ -125,24 +125,26 @@ struct Lattice {
     request.threads = threads;
     request.simplex = simplex.data();
     request.weights = weights.data();
-    LatticeTables* tables = nullptr;
-    Status status = ops<T>().lattice_build(request, &tables);
-    if (status == Status::kOk) take(tables, points, d, threads);
-    if (tables) ops<T>().lattice_free(tables);
+    simplex_vertices.assign((points + 1) * (d + 1), -1);
+    chain_starts.assign(d + 2, -1);
+    request.simplex_vertices = simplex_vertices.data();
+    request.chain_starts = chain_starts.data();
+    LatticeResult result;
+    Status status = ops<T>().lattice_build(request, &result);
+    if (status == Status::kOk) take(result, points, d);
+    release(result.chains);
     return status;
   }
 
  private:
-  void take(const LatticeTables* tables, int64_t points, int d, int threads) {
-    LatticeSizes sizes = ops<T>().lattice_sizes(tables);
-    simplex_vertices.assign(sizes.simplices * (d + 1), -1);
-    chains.assign(sizes.chained, 0);
-    chain_starts.assign(d + 2, -1);
-    ops<T>().lattice_export(tables, threads, simplex_vertices.data(), chains.data(), chain_starts.data());
+  void take(const LatticeResult& result, int64_t points, int d) {
+    simplex_vertices.resize(result.simplices * (d + 1));
+    const auto* first = static_cast<const int32_t*>(result.chains.data);
+    chains.assign(first, first + chain_starts.back());
     view.points = points;
     view.dims = d;
-    view.simplices = sizes.simplices;
-    view.vertices = sizes.vertices;
+    view.simplices = result.simplices;
+    view.vertices = result.vertices;
     view.simplex = simplex.data();
     view.weights = weights.data();
     view.simplex_vertices = simplex_vertices.data();
