@@ -152,8 +152,8 @@ Block allocate(size_t bytes, For use) {
   Block block = kept.take(bytes);
   block.again = true;
   if (block.data) return block;
-  // A first call's (66 MB for 500 x 375 and 21 labels) does not come on top of what its lattices were built
-  // in.
+  // What a first call's tables grew out of is not kept beside its workspaces (500 x 375, 2 labels, default
+  // setting: 30 MB in all instead of 60); later calls have asked for it again.
   if (use == For::kWorkspace) kept.drop_unasked(bytes);
   block = fresh(bytes);
   if (!block.data) {
