@@ -166,8 +166,9 @@ inline void prefetch_row(const S* row) {
   if (kBytes < 64 && 64 % kBytes != 0) __builtin_prefetch(row + W - 1, WRITTEN);
 }
 
-// Points whose rows are worked on together: enough to hide latencies, few enough for the first-level cache.
-constexpr int kChunk = 64;
+// Points whose rows are worked on together: enough to hide latencies, few enough for the first-level cache
+// (whole calls 2 to 4 % shorter than with 64; 32, 192 and 256 are behind; 2 % longer with 150 labels).
+constexpr int kChunk = 128;
 
 constexpr int kSlab = 32;
 
