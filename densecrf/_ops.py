@@ -303,14 +303,14 @@ grid_filter.register_autograd(_grid_backward, setup_context=_grid_context)
 
 
 def _factors(sums: Any, mask: Any, power: float) -> Tensor:
-    """``sums ** power``, in place; 0 where nobody is in reach, and where the mask leaves a point out."""
+    """``sums ** power``, in place; 0 where nobody is in reach and where the mask leaves a point out (`lattice_norm`'s)."""
     reached = sums > UNREACHED
     np.maximum(sums, UNREACHED, out=sums)
     if power == -0.5:
         np.sqrt(sums, out=sums)
     np.reciprocal(sums, out=sums)
     sums *= reached
-    return torch.from_numpy(sums if mask is None else np.multiply(sums, mask, out=sums))
+    return torch.from_numpy(np.multiply(sums, mask, out=sums))
 
 
 def _sums_grad(grad: Tensor, norm: Tensor, power: float) -> Any:

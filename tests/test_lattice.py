@@ -136,6 +136,34 @@ def test_self_weights_are_the_diagonal(d, method, dtype):
     assert own.min() > 0
 
 
+@pytest.mark.parametrize("power", [1, -1, -0.5])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_norm_is_the_filter_of_ones_to_a_power(dtype, power):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2, 300, 3)).astype(dtype)
+    features[:, 7] += 100  # nobody else is in reach of this one
+    masks = (rng.random((2, 300)) < 0.7).astype(dtype)
+    masks[:, 7] = 0
+    how = numerics.tuned(3, 300)
+    ops = _native.ops(np.dtype(dtype))
+    built = ops.lattice_build(features, how.scale, how.pad_origin, how.bridges, 2)
+    for mask in (None, masks):
+        found = ops.lattice_norm((*built, how.blur, how.alpha), mask, power, 2)
+        for b in range(2):
+            lattice = Lattice(features[b], dtype=dtype, num_threads=1)  # as many as an image of two has
+            ones = np.ones(300, dtype) if mask is None else mask[b]
+            sums = lattice.filter(ones)
+            with np.errstate(divide="ignore"):
+                wanted = np.where((sums > 0) | (power == 1), sums**power, 0)
+            np.testing.assert_allclose(found[b], wanted, rtol=1e-5)
+            np.testing.assert_array_equal(found[b], lattice._norm(None if mask is None else mask[b], power))
+    with pytest.raises(ValueError, match="power"):
+        ops.lattice_norm((*built, how.blur, how.alpha), None, 2, 2)
+    masks[1, 3] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        ops.lattice_norm((*built, how.blur, how.alpha), masks, power, 2)
+
+
 def test_filter_is_linear_and_of_the_asked_dtype():
     for dtype in DTYPES:
         lattice = Lattice(cloud(5), dtype=dtype)

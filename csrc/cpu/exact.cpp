@@ -12,7 +12,7 @@ DENSECRF_BEGIN
 
 namespace {
 
-constexpr int kTile = 2 * kChunk;
+constexpr int kTile = 128;
 
 // sums[g] += sum_j kernel[g, j] rows[j]
 template <class T, int W, int GROUP>

@@ -178,7 +178,7 @@ Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* o
 template <class T>
 Status lattice_norm(const LatticeView<T>& lattice, const T* mask, T power, T* out, int threads,
                     void* workspace) {
-  constexpr T kUnreached = T(1e-10);
+  constexpr T kUnreached = T(1e-10);  // densecrf/_ops.py has the same for a grid
   const auto load = [=](int64_t first, int count, T* ones) {
     for (int p = 0; p < count; ++p) ones[p] = mask ? mask[first + p] : T(1);
     return !mask || finite_points(mask, lattice.points, 1, first, count);

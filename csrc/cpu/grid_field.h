@@ -48,7 +48,7 @@ template <int R, class T, class S>
 template <class T>
 [[gnu::noinline]] inline void symmetric_filter(int64_t length, int radius, const T* taps, const T* src,
                                                int64_t step, T* dst) {
-  constexpr int kBlock = 4 * kVectorBytes / int(sizeof(T));
+  constexpr int kBlock = 4 * kNative<T>;
   int64_t i = 0;
   for (; i + kBlock <= length; i += kBlock) {
     auto sum = Row<T, kBlock>::load(src + i);
@@ -396,7 +396,8 @@ class GridField {
                        int64_t(plan_.stride()), out + i * row_values_);
     }
   }
-  // out: rows `padded_row()` apart, filtered along y, over all threads' parts.
+  // out: kTogether rows, `padded_row()` apart, filtered along y, over all threads' parts; what is beyond
+  // `rows` is not used.
   void filter_y(Range rows, int parts, int round, T* out) const {
     const int64_t radius = grid_.radius[1], plane = rows.begin / rows_ * rows_;
     const int64_t first = larger(plane, rows.begin - radius), end = smaller(plane + rows_, rows.end + radius);
@@ -407,12 +408,7 @@ class GridField {
       const T* taps = y_taps_ + kTogether - 1 + (from - rows.begin + radius);
       with_splatted([&](auto splatted) {
         const auto* values = values_of(splatted, parts_[t], from, round);
-        if (rows.end - rows.begin == kTogether)
-          weighted_sums<kTogether>(row_values_, to - from, taps, values, row_values_, out, padded_row(), add);
-        else
-          for (int64_t i = 0; i < rows.end - rows.begin; ++i)
-            weighted_sums<1>(row_values_, to - from, taps - i, values, row_values_, out + i * padded_row(),
-                             padded_row(), add);
+        weighted_sums<kTogether>(row_values_, to - from, taps, values, row_values_, out, padded_row(), add);
       });
       add = true;
     }

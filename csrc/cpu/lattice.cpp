@@ -71,10 +71,8 @@ class Builder {
   // Of the threads before it, each of which has as many simplices at most.
   int64_t points_before(int threads, int thread) const {
     int64_t points = 0;
-    for (int i = 0; i < kPieces * thread; ++i) {
-      const Range piece = piece_of(threads, i / kPieces, i % kPieces);
-      points += piece.end - piece.begin;
-    }
+    for (int i = 0; i < kPieces; ++i)
+      points += piece_of(threads, thread, i).begin - piece_of(threads, 0, i).begin;
     return points;
   }
 
@@ -179,8 +177,9 @@ class Builder {
     for (int b = 0; b < tables_->num_bands; ++b) {
       Band<K>& from = tables_->bands[b];
       if (from.status != Status::kOk) return from.status;
+      const int64_t found = from.simplices.size();
       from.first_simplex = simplices;
-      simplices += from.simplices.size();
+      simplices += found;
       from.simplices.release();
       if (b == 0) continue;
       Buffer<int32_t> merged;
@@ -190,7 +189,7 @@ class Builder {
       if (all.size() >= INT32_MAX) return Status::kTooManyVertices;
       const int64_t corners = dims() + 1;
       int32_t* to = request_.simplex_vertices + from.first_simplex * corners;
-      for (int64_t i = 0; i < from.simplices.size() * corners; ++i) to[i] = merged[from.simplex_vertices[i]];
+      for (int64_t i = 0; i < found * corners; ++i) to[i] = merged[from.simplex_vertices[i]];
       if (request_.bridges && !merge_wanted(from, merged.data())) return Status::kOutOfMemory;
       from.vertices.release();
       from.wanted.release();

@@ -11,9 +11,9 @@ template <class K>
 struct Band {
   HashTable<K> simplices, vertices;  // vertices: the corners of the simplices; band 0 takes in all others'
   HashTable<K> bridges;              // vertices that only the blur passes through, found by the band's thread
-  int32_t* simplex_vertices;         // [S, d+1] vertex ids of this band's table
-  Buffer<uint8_t> wanted;            // [vertices, d+1] kinds of bridges wanted one step up along each axis
-  int64_t first_simplex = 0;         // global id of this band's first simplex
+  int32_t* simplex_vertices = nullptr;  // [S, d+1] vertex ids of this band's table, in the caller's array
+  Buffer<uint8_t> wanted;               // [vertices, d+1] kinds of bridges wanted one step up along each axis
+  int64_t first_simplex = 0;            // global id of this band's first simplex
   Status status = Status::kOk;
 
   Status init(int64_t points) {

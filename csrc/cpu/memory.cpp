@@ -18,11 +18,13 @@ constexpr size_t kHugePage = size_t(2) << 20, kPage = size_t(64) << 10;
 #if defined(DENSECRF_MAPS_PAGES)
 bool mapped(size_t bytes) { return bytes >= kHugePage; }
 
-// Not by way of malloc, which holds on to what it once gave out: 6 of 144 MB after a lattice was built.
+// Not by way of malloc, which holds on to what it once gave out: 6 of 144 MB after a lattice was built.  What
+// is asked for may be far more than what is written to (see lattice_tables.h).
 void* map(size_t bytes) {
   const size_t all = bytes + kHugePage;
   if (all < bytes) return nullptr;
-  void* found = mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* found =
+      mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (found == MAP_FAILED) return nullptr;
   char* begin = static_cast<char*>(found);
   const size_t before =
@@ -83,15 +85,11 @@ class Kept {
     blocks_[count_++] = block;
     bytes_ += block.bytes;
   }
-  void drop_all() {
-    const Turn turn(&busy_);
-    while (turn.mine && count_ > 0) drop_oldest();
-  }
-  // Gives back what is no larger than this and was handed out once only.
-  void drop_unasked(size_t bytes) {
+  // Gives back what is no larger than this: all of it, or what was handed out once only.
+  void drop_up_to(size_t bytes, bool all) {
     const Turn turn(&busy_);
     for (int i = count_ - 1; turn.mine && i >= 0; --i) {
-      if (blocks_[i].bytes <= bytes && !blocks_[i].again) give_back(remove(i));
+      if (blocks_[i].bytes <= bytes && (all || !blocks_[i].again)) give_back(remove(i));
     }
   }
   void limit(size_t bytes) {
@@ -144,6 +142,9 @@ class Kept {
 
 Kept kept;
 
+// Beside a workspace of so much, nothing smaller is kept.
+constexpr size_t kMuch = size_t(16) << 20;
+
 }  // namespace
 
 Block allocate(size_t bytes, For use) {
@@ -154,10 +155,10 @@ Block allocate(size_t bytes, For use) {
   if (block.data) return block;
   // What a first call's tables grew out of is not kept beside its workspaces (500 x 375, 2 labels, default
   // setting: 30 MB in all instead of 60); later calls have asked for it again.
-  if (use == For::kWorkspace) kept.drop_unasked(bytes);
+  if (use == For::kWorkspace) kept.drop_up_to(bytes, bytes >= kMuch);
   block = fresh(bytes);
   if (!block.data) {
-    kept.drop_all();
+    kept.drop_up_to(SIZE_MAX, true);
     block = fresh(bytes);
   }
   return block;

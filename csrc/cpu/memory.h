@@ -16,7 +16,7 @@ namespace densecrf {
 struct Block {
   void* data;
   size_t bytes;
-  bool again;  // handed out more than once
+  bool again;  // handed out more than once: so much only allocate and release look at
 };
 
 // Smaller ones are malloc's.  Those of 256 KiB and more are kept when they are given back, and handed out
@@ -24,8 +24,8 @@ struct Block {
 // only blocks of 8 MiB were kept.
 constexpr size_t kWorthKeeping = size_t(256) << 10;
 
-// A workspace is what a stage asks for when what came before it has been given back; it is larger than most
-// of that.
+// For a workspace, or the chains of a lattice, what has grown before them and nobody has asked for again
+// goes: it is smaller, and of no use to them.
 enum class For { kWorkspace, kArray };
 
 // Uninitialised memory of at least so many bytes, aligned to cache lines, in huge pages where the system

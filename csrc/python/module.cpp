@@ -3,6 +3,7 @@
 //
 // _C.f32 and _C.f64 hold the same functions for the two precisions; so do _C.cuda.f32 and _C.cuda.f64, which
 // are there where csrc/cuda is compiled in.
+#include <cstring>
 #include <utility>
 
 #include "python/arrays.h"
