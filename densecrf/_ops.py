@@ -303,7 +303,7 @@ grid_filter.register_autograd(_grid_backward, setup_context=_grid_context)
 
 
 def _factors(sums: Any, mask: Any, power: float) -> Tensor:
-    """``sums ** power``, in place; 0 where nobody is in reach and where the mask leaves a point out (`lattice_norm`'s)."""
+    """``sums ** power``, in place; 0 where nobody is in reach, and where the mask leaves a point out."""
     reached = sums > UNREACHED
     np.maximum(sums, UNREACHED, out=sums)
     if power == -0.5:
