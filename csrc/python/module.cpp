@@ -64,8 +64,11 @@ class Builds {
   Ints chains(const std::vector<int64_t>& lengths) {
     int64_t total = 0;
     for (int64_t length : lengths) total += length;
-    if (results_.size() == 1)
-      return array_in<int32_t>(std::make_unique<Memory>(std::exchange(results_[0].chains, {})), {total});
+    if (results_.size() == 1) {
+      auto memory = std::make_unique<Memory>(results_[0].chains);
+      results_[0].chains = {};
+      return array_in<int32_t>(std::move(memory), {total});
+    }
     Ints all = empty<int32_t>({total});
     int32_t* to = all.mutable_data();
     for (size_t b = 0; b < results_.size(); ++b) {
