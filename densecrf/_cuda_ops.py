@@ -21,6 +21,7 @@ from torch import Tensor
 from densecrf import _features_ops, _mean_field_ops, _native, _ops
 from densecrf.numerics import METHODS
 from densecrf.spatial import Grid
+from densecrf.terms import UNREACHED
 
 KERNELS: dict[Any, Callable[..., Any]] = {}  # by operator
 
@@ -301,10 +302,10 @@ def grid_filter_sigma_grad(values: Tensor, grad: Tensor, sigma: Tensor, shape: l
 
 
 def _factors(sums: Tensor, mask: Tensor, power: float) -> Tensor:
-    """As `_ops._factors`, for an empty mask, too."""
-    found = sums.clamp_min(_ops.UNREACHED)
+    """``sums ** power``; 0 where nobody is in reach, and where the mask, if it is not empty, leaves a point out."""
+    found = sums.clamp_min(UNREACHED)
     found = found.rsqrt() if power == -0.5 else found.reciprocal()
-    found = found * (sums > _ops.UNREACHED)
+    found = found * (sums > UNREACHED)
     return found * mask if mask.numel() else found
 
 

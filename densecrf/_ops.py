@@ -21,10 +21,10 @@ from torch import Tensor
 from densecrf import _native
 from densecrf.numerics import METHODS
 from densecrf.spatial import Grid
+from densecrf.terms import power_of
 
 INDEX_ARRAYS = 5  # simplex, simplex_vertices, chains, chain_starts, sizes; on CUDA those of _cuda_ops
 MAX_DIMS = _native.MAX_DIMS
-UNREACHED = 1e-10  # sums below this are those of points that nobody reaches, masked ones; they get no message
 
 _native.keep_memory(2 << 30)  # a training step wants the same large blocks as the one before
 
@@ -302,17 +302,6 @@ grid_filter.register_autograd(_grid_backward, setup_context=_grid_context)
 # (forward pass of standard kernels, 500 x 375: 105 ms with them, 90 without).
 
 
-def _factors(sums: Any, mask: Any, power: float) -> Tensor:
-    """``sums ** power``, in place; 0 where nobody is in reach, and where the mask leaves a point out."""
-    reached = sums > UNREACHED
-    np.maximum(sums, UNREACHED, out=sums)
-    if power == -0.5:
-        np.sqrt(sums, out=sums)
-    np.reciprocal(sums, out=sums)
-    sums *= reached
-    return torch.from_numpy(np.multiply(sums, mask, out=sums))
-
-
 def _sums_grad(grad: Tensor, norm: Tensor, power: float) -> Any:
     """Gradient of the sums: norm = sums ** power, and 1 - 1 / power is 3 or 2."""
     factors = array_of(norm)
@@ -385,7 +374,8 @@ def grid_norm(sigma: Tensor, mask: Tensor, shape: list[int], power: float) -> Te
     grid = grid_of(sigma, shape)
     if not mask.numel():
         return torch.from_numpy(grid.ones(np.dtype(dtype_of(sigma)), power)[None])
-    return _factors(_grid_sums(grid, sigma, mask), array_of(mask), power)
+    factors = power_of(_grid_sums(grid, sigma, mask), power)
+    return torch.from_numpy(np.multiply(factors, array_of(mask), out=factors))
 
 
 def _grid_sums(grid: Grid, sigma: Tensor, mask: Tensor) -> Any:

@@ -17,7 +17,7 @@ from densecrf.spatial import Grid
 
 Array = NDArray[Any]
 BOUNDED = frozenset({"symmetric", "after"})  # normalisations whose messages half precision may hold
-_SMALLEST = 1e-20  # least normalisation (pydensecrf adds it): a point without neighbours gets no message
+UNREACHED = 1e-10  # sums below this are those of points that nobody reaches, masked ones; they get no message
 
 
 def prepare(
@@ -41,9 +41,7 @@ def prepare(
         if mask is None:
             norm = partial(grid.ones, domain.dtype)
         else:
-            threads = _native.threads(domain.num_threads)
-            sums = partial(_native.ops(domain.dtype).grid_filter, native, mask[None, None], threads)
-            norm = partial(_power, lambda: sums()[0, 0])
+            norm = partial(_masked_norm, native, mask, _native.threads(domain.num_threads))
         own = None if self_message else grid.diagonal(domain.dtype)
         return (None, native, *_norms(mask, normalization, norm, own, domain.dtype))
     lattice = Lattice(domain.features(kernel), method, dtype=domain.dtype, num_threads=domain.num_threads)
@@ -65,7 +63,7 @@ def _norms(
     """
     if own is not None:
         others = norm(1) - own
-        norm = partial(_power, lambda: others)
+        norm = partial(power_of, others)
     left, right = _factors(norm, normalization)
     if own is not None:
         rounding = np.sqrt(np.finfo(dtype).eps)
@@ -92,15 +90,21 @@ def _factors(norm: Callable[[float], Array], normalization: str) -> tuple[Array 
     return (inverse, None) if normalization == "after" else (None, inverse)
 
 
-def _power(sums: Callable[[], Array], power: float) -> Array:
-    """Those sums to the power of 1, -1 or -1/2."""
-    norm = sums()
+def _masked_norm(grid: tuple[Any, ...], mask: Array, threads: int, power: float) -> Array:
+    """A grid's filter of a mask ``[N]``, to this power."""
+    return power_of(_native.ops(mask.dtype).grid_filter(grid, mask[None, None], threads)[0, 0], power)
+
+
+def power_of(sums: Array, power: float) -> Array:
+    """``sums ** power``, power 1, -1 or -1/2, but 0 where that is negative and nobody is in reach."""
     if power == 1:
-        return norm
-    inverse = np.maximum(norm, norm.dtype.type(_SMALLEST))  # from here on in place: fresh memory costs more
+        return sums
+    inverse = np.maximum(sums, sums.dtype.type(UNREACHED))  # from here on in place: fresh memory costs more
     if power == -0.5:
         np.sqrt(inverse, out=inverse)
-    return np.reciprocal(inverse, out=inverse)
+    np.reciprocal(inverse, out=inverse)
+    inverse *= sums > UNREACHED
+    return inverse
 
 
 def coupling(mu: Any, weight: Any, dtype: np.dtype[Any]) -> Any:

@@ -178,10 +178,11 @@ Status filter(const LatticeView<T>& lattice, int channels, const T* values, T* o
 template <class T>
 Status lattice_norm(const LatticeView<T>& lattice, const T* mask, T power, T* out, int threads,
                     void* workspace) {
-  constexpr T kUnreached = T(1e-10);  // densecrf/_ops.py has the same for a grid
+  constexpr T kUnreached = T(1e-10);  // as in densecrf/terms.py
   const auto load = [=](int64_t first, int count, T* ones) {
-    for (int p = 0; p < count; ++p) ones[p] = mask ? mask[first + p] : T(1);
-    return !mask || finite_points(mask, lattice.points, 1, first, count);
+    if (mask) return load_points(mask, lattice.points, 1, first, count, 1, ones);
+    for (int p = 0; p < count; ++p) ones[p] = 1;
+    return true;
   };
   const auto store = [=](int64_t first, int count, const T* sums) {
     T* to = out + first;
