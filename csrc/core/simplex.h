@@ -40,7 +40,7 @@ struct Simplex {
   Int rank[kCap][LANES];  // position of each coordinate in the descending order of the differences
   C weight[kCap][LANES];  // barycentric weight of the vertex with remainder k
 
-  // features: [LANES, d] point-major.
+  // features: [d, LANES].
   template <class T>
   DENSECRF_HD void elevate(int dims, const T* features, const C* scales) {
     const int d = D ? D : dims;
@@ -48,7 +48,7 @@ struct Simplex {
     for (int n = 0; n < LANES; ++n) sum[n] = 0;
     for (int j = d; j > 0; --j) {
       for (int n = 0; n < LANES; ++n) {
-        C cf = C(features[n * d + j - 1]) * scales[j - 1];
+        C cf = C(features[(j - 1) * LANES + n]) * scales[j - 1];
         elevated[j][n] = sum[n] - C(j) * cf;
         sum[n] += cf;
       }
@@ -125,13 +125,14 @@ struct Simplex {
     }
   }
 
-  // A simplex is known by rem0 - rank, which is its barycentre up to scale and offset.
+  // A simplex is known by rem0 - rank, which is its barycentre up to scale and offset.  keys: [LANES].
   template <class K>
-  DENSECRF_HD K simplex_key(int dims, const KeyCode<K>& code, int n) const {
+  DENSECRF_HD void simplex_keys(int dims, const KeyCode<K>& code, K* keys) const {
     const int d = D ? D : dims;
-    K key = 0;
-    for (int i = 0; i < d; ++i) key += K(int64_t(rem0[i][n] - rank[i][n])) * code.unit[i];
-    return key;
+    for (int n = 0; n < LANES; ++n) keys[n] = 0;
+    for (int i = 0; i < d; ++i) {
+      for (int n = 0; n < LANES; ++n) keys[n] += K(int64_t(rem0[i][n] - rank[i][n])) * code.unit[i];
+    }
   }
 
   // Keys of the d+1 vertices by remainder: vertex k+1 is one step up from vertex k along axes[k], the

@@ -1,21 +1,19 @@
 // Points are located on the lattice in blocks of so many, lane by lane.
 #pragma once
-#include <cstdint>
-
-#include "core/macros.h"
+#include "cpu/points.h"
 
 DENSECRF_BEGIN
 
 // Above 16, or gcc unrolls the loops over lanes whole before it could vectorise them (build 1.25x slower).
 constexpr int kLanes = 32;
 
-// The features of a block: of `count` points, and of the first of them again up to a full block, for which
-// `padded` has room.
+// block[j, n]: feature j of point n, for n < count; of the first of them again up to a full block.
 template <class T>
-inline const T* block_of(const T* features, int dims, int count, T* padded) {
-  if (count == kLanes) return features;
-  for (int i = 0; i < kLanes * dims; ++i) padded[i] = features[i < count * dims ? i : i % dims];
-  return padded;
+inline void load_block(const T* features, int dims, int count, T* block) {
+  transpose(count, dims, features, dims, block, kLanes, AsIs());
+  for (int j = 0; j < dims; ++j) {
+    for (int n = count; n < kLanes; ++n) block[j * kLanes + n] = features[j];
+  }
 }
 
 DENSECRF_END

@@ -22,22 +22,18 @@ inline uint32_t tag_of(K key) {
 template <class K, int MOST>
 struct KeyBatch {
   K keys[MOST];
-  uint32_t tags[MOST];
+  uint32_t tags[MOST];  // by HashTable::prefetch
   int count = 0;
 
   // At most MOST times.
   void add(K key, bool wanted = true) {
     keys[count] = key;
-    tags[count] = tag_of(key);
     count += int(wanted);
   }
   // key(i) for i < n.
   template <class F>
   void fill(int n, F key) {
-    for (int i = 0; i < n; ++i) {
-      keys[i] = key(i);
-      tags[i] = tag_of(keys[i]);
-    }
+    for (int i = 0; i < n; ++i) keys[i] = key(i);
     count = n;
   }
 };
@@ -58,8 +54,9 @@ class HashTable {
 
   // Before find_all or insert_all, at best a while before.
   template <int MOST>
-  void prefetch(const KeyBatch<K, MOST>& batch) const {
-    for (int i = 0; i < batch.count; ++i) __builtin_prefetch(bucket(batch.tags[i]));
+  void prefetch(KeyBatch<K, MOST>* batch) const {
+    for (int i = 0; i < batch->count; ++i) batch->tags[i] = tag_of(batch->keys[i]);
+    for (int i = 0; i < batch->count; ++i) __builtin_prefetch(bucket(batch->tags[i]));
   }
   // Ids of the keys, or kNone.
   template <int MOST>

@@ -77,11 +77,11 @@ class Builder {
   }
 
   Status embed(Range range, Band<K>* out) {
-    T padded[kLanes * (D ? D : kMaxDims)];
+    T features[kLanes * (D ? D : kMaxDims)];
     Block block;
     for (int64_t first = range.begin; first < range.end; first += kLanes) {
       int count = int(smaller<int64_t>(kLanes, range.end - first));
-      const T* features = block_of(request_.features + first * dims(), dims(), count, padded);
+      load_block(request_.features + first * dims(), dims(), count, features);
       Status status = insert(features, count, &block, out, request_.simplex + first,
                              request_.weights + first * (dims() + 1));
       if (status != Status::kOk) return status;
@@ -102,15 +102,18 @@ class Builder {
     if (!out->simplices.make_room(kLanes)) return Status::kOutOfMemory;
     block->elevate(dims(), features, scales_);
     block->locate(dims());
+    K keys[kLanes + 1];
+    block->simplex_keys(dims(), tables_->code, keys + 1);
+    keys[0] = ~keys[1];
     KeyBatch<K, kLanes> runs;
-    int run_of[kLanes], point_of[kLanes] = {};
+    int run_of[kLanes], point_of[kLanes];  // a point of each run
     for (int n = 0; n < count; ++n) {
-      const K key = block->simplex_key(dims(), tables_->code, n);
-      runs.add(key, n == 0 || key != runs.keys[runs.count - 1]);
+      runs.count += int(keys[n + 1] != keys[n]);
       run_of[n] = runs.count - 1;
+      point_of[runs.count - 1] = n;
+      runs.keys[runs.count - 1] = keys[n + 1];
     }
-    out->simplices.prefetch(runs);
-    for (int n = count - 1; n >= 0; --n) point_of[run_of[n]] = n;
+    out->simplices.prefetch(&runs);
     for (int n = 0; n < count; ++n) {
       for (int k = 0; k <= dims(); ++k) weights[n * (dims() + 1) + k] = T(block->weight[k][n]);
     }
@@ -144,7 +147,7 @@ class Builder {
         for (int k = 0; k < corners; ++k) batch.add(keys[k]);
       }
       if (!out->vertices.make_room(batch.count)) return false;
-      out->vertices.prefetch(batch);
+      out->vertices.prefetch(&batch);
       out->vertices.insert_all(batch, to);
       if (request_.bridges && !want_bridges(to, axes, batch.count / corners, out)) return false;
       to += batch.count;
@@ -225,11 +228,11 @@ class Builder {
         for (int a = 0; a < n; ++a)
           above.add(corners.key(v) + tables_->code.step[a], (wanted[a] & kinds) != 0);
       }
-      corners.prefetch(above);
+      corners.prefetch(&above);
       corners.find_all(above, ids);
       for (int i = 0; i < above.count; ++i) missing.add(above.keys[i], ids[i] == HashTable<K>::kNone);
       if (!bridges->make_room(missing.count)) return false;
-      bridges->prefetch(missing);
+      bridges->prefetch(&missing);
       bridges->insert_all(missing, ids);
     }
     return true;
@@ -256,7 +259,7 @@ class Builder {
       int32_t found[kLanes];
       batch.fill(int(smaller<int64_t>(kLanes, from.size() - first)),
                  [&](int i) { return from.key(first + i); });
-      to->prefetch(batch);
+      to->prefetch(&batch);
       to->insert_all(batch, found);
       if (ids) std::memcpy(ids + first, found, size_t(batch.count) * sizeof(int32_t));
     }

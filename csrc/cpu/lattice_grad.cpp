@@ -17,10 +17,11 @@ void features_grad(const LatticeRequest<T>& request, const T* grad_weights, T* g
   parallel(request.threads, [&](Team& team, int thread) {
     const Range mine = band(request.points, team.size(), thread);
     Simplex<C, D, kLanes> block;
-    T padded[kLanes * (D ? D : kMaxDims)];
+    T features[kLanes * (D ? D : kMaxDims)];
     for (int64_t first = mine.begin; first < mine.end; first += kLanes) {
       const int count = int(smaller<int64_t>(kLanes, mine.end - first));
-      block.elevate(d, block_of(request.features + first * d, d, count, padded), scales);
+      load_block(request.features + first * d, d, count, features);
+      block.elevate(d, features, scales);
       block.locate(d);
       for (int n = 0; n < count; ++n) {
         const int64_t p = first + n;
