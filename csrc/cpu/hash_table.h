@@ -22,19 +22,23 @@ inline uint32_t tag_of(K key) {
 template <class K, int MOST>
 struct KeyBatch {
   K keys[MOST];
-  uint32_t tags[MOST];  // by HashTable::prefetch
+  uint32_t tags[MOST];
   int count = 0;
 
-  // At most MOST times.
+  // At most MOST times, and then hash().
   void add(K key, bool wanted = true) {
     keys[count] = key;
     count += int(wanted);
+  }
+  void hash() {
+    for (int i = 0; i < count; ++i) tags[i] = tag_of(keys[i]);
   }
   // key(i) for i < n.
   template <class F>
   void fill(int n, F key) {
     for (int i = 0; i < n; ++i) keys[i] = key(i);
     count = n;
+    hash();
   }
 };
 
@@ -54,9 +58,8 @@ class HashTable {
 
   // Before find_all or insert_all, at best a while before.
   template <int MOST>
-  void prefetch(KeyBatch<K, MOST>* batch) const {
-    for (int i = 0; i < batch->count; ++i) batch->tags[i] = tag_of(batch->keys[i]);
-    for (int i = 0; i < batch->count; ++i) __builtin_prefetch(bucket(batch->tags[i]));
+  void prefetch(const KeyBatch<K, MOST>& batch) const {
+    for (int i = 0; i < batch.count; ++i) __builtin_prefetch(bucket(batch.tags[i]));
   }
   // Ids of the keys, or kNone.
   template <int MOST>

@@ -53,7 +53,8 @@ class Builder {
       }
       const int32_t first = int32_t(mine.first_simplex);
       for (int i = 0; i < kPieces && first; ++i) {
-        for (int64_t p = piece(i).begin; p < piece(i).end; ++p) request_.simplex[p] += first;
+        const Range points = piece(i);
+        for (int64_t p = points.begin; p < points.end; ++p) request_.simplex[p] += first;
       }
     });
     return status_;
@@ -113,7 +114,8 @@ class Builder {
       point_of[runs.count - 1] = n;
       runs.keys[runs.count - 1] = keys[n + 1];
     }
-    out->simplices.prefetch(&runs);
+    runs.hash();
+    out->simplices.prefetch(runs);
     for (int n = 0; n < count; ++n) {
       for (int k = 0; k <= dims(); ++k) weights[n * (dims() + 1) + k] = T(block->weight[k][n]);
     }
@@ -147,7 +149,8 @@ class Builder {
         for (int k = 0; k < corners; ++k) batch.add(keys[k]);
       }
       if (!out->vertices.make_room(batch.count)) return false;
-      out->vertices.prefetch(&batch);
+      batch.hash();
+      out->vertices.prefetch(batch);
       out->vertices.insert_all(batch, to);
       if (request_.bridges && !want_bridges(to, axes, batch.count / corners, out)) return false;
       to += batch.count;
@@ -228,11 +231,13 @@ class Builder {
         for (int a = 0; a < n; ++a)
           above.add(corners.key(v) + tables_->code.step[a], (wanted[a] & kinds) != 0);
       }
-      corners.prefetch(&above);
+      above.hash();
+      corners.prefetch(above);
       corners.find_all(above, ids);
       for (int i = 0; i < above.count; ++i) missing.add(above.keys[i], ids[i] == HashTable<K>::kNone);
       if (!bridges->make_room(missing.count)) return false;
-      bridges->prefetch(&missing);
+      missing.hash();
+      bridges->prefetch(missing);
       bridges->insert_all(missing, ids);
     }
     return true;
@@ -259,7 +264,7 @@ class Builder {
       int32_t found[kLanes];
       batch.fill(int(smaller<int64_t>(kLanes, from.size() - first)),
                  [&](int i) { return from.key(first + i); });
-      to->prefetch(&batch);
+      to->prefetch(batch);
       to->insert_all(batch, found);
       if (ids) std::memcpy(ids + first, found, size_t(batch.count) * sizeof(int32_t));
     }

@@ -77,7 +77,7 @@ class Tables {
     const auto load = [&](int64_t first, KeyBatch<K, kTogether>* batch) {
       const int64_t left = larger<int64_t>(0, vertices - first);
       batch->fill(int(smaller<int64_t>(kTogether, left)), [&](int i) { return table.key(first + i) + step; });
-      table.prefetch(batch);
+      table.prefetch(*batch);
     };
     load(0, &batches[0]);
     int side = 0;
