@@ -162,7 +162,7 @@ class Backward {
         T *q = scratch(thread, kQ), *g = scratch(thread, kG);
         current_q(thread, i, count, t, q);
         receive(thread, i, count, t, q, g);
-        softmax_backward(count, q, g);
+        softmax_backward(count, q, g, t > 0 ? sum_ + i * stride_ : nullptr);
         finish(thread, i, count, t, g);
       }
     }
@@ -201,7 +201,7 @@ class Backward {
     const T* norm = r_.kernels[k].norm_out;
     if (!norm) return sliced(thread, k);
     T* rows = scratch(thread, kMessage);
-    std::memset(static_cast<void*>(rows), 0, size_t(count) * stride_ * sizeof(T));
+    clear(count, rows);
     add_normalised(T(1), norm, first, count, sliced(thread, k), rows);
     return rows;
   }
@@ -222,7 +222,7 @@ class Backward {
   const T* mixed(int thread, int k, int count, const T* g) const {
     if (forward_[k].coupling.is_scalar()) return g;
     T* rows = scratch(thread, kMixed);
-    std::memset(static_cast<void*>(rows), 0, size_t(count) * stride_ * sizeof(T));
+    clear(count, rows);
     forward_[k].coupling.apply_transposed(count, g, rows);
     return rows;
   }
@@ -230,24 +230,31 @@ class Backward {
 
   // g = dQ, from what the filters of g_{t+1} left, and gradients that Q_t has a part in.
   void receive(int thread, int64_t first, int count, int t, const T* q, T* g) {
-    std::memset(static_cast<void*>(g), 0, size_t(count) * stride_ * sizeof(T));
-    for (int k = 0; k < kernels_; ++k) {
+    const T* in = nullptr;  // what the kernels so far have left in g
+    for (int k = 0; k < kernels_; ++k, in = g) {
       const TermGradient<T>& wanted = request_.gradients[k];
+      const bool number = forward_[k].coupling.is_scalar() && !inner_;
+      if (!in && !number) clear(count, g);
       if (inner_) {
         T* values = scratch(thread, kMessage);
         backward_[k].slice_without_norm(thread, first, count, round(t), nullptr, values);
         if (wanted.norm_in) add_norm_grad(gain(k), first, count, q, values, wanted.norm_in);
         if (wanted.weights) backward_[k].add_weights_grad(first, count, round(t), gain(k), q, wanted.weights);
         add_normalised(gain(k), r_.kernels[k].norm_in, first, count, values, g);
-      } else if (forward_[k].coupling.is_scalar() && !wanted.couplings) {
-        backward_[k].slice(thread, first, count, round(t), gain(k), g, g);
+      } else if (number && !wanted.couplings) {
+        backward_[k].slice(thread, first, count, round(t), gain(k), in, g);
       } else {
         T* v = scratch(thread, kMessage);
         backward_[k].slice(thread, first, count, round(t), T(1), nullptr, v);
+        if (number) {
+          take_number(thread, k, count, v, q, in, g);
+          continue;
+        }
         if (wanted.couplings) add_couplings(thread, k, count, v, q);
         forward_[k].coupling.apply_transposed(count, v, g);
       }
     }
+    if (!in) clear(count, g);
     for (int i = 0; i < request_.num_probes; ++i) add_slope(thread, i, first, count, t, q);
   }
   void add_slope(int thread, int probe, int64_t first, int count, int t, const T* q) const {
@@ -262,19 +269,45 @@ class Backward {
 
   // Sum over the chunk's points of v q^T, or of its diagonal.
   void add_couplings(int thread, int k, int count, const T* v, const T* q) const {
-    double* out = outer_[thread] + outer_at(k);
     T* sums = partial_[thread];
-    int64_t size = stride_;
     if (request_.gradients[k].coupling_kind == Weight::kMatrix) {
-      size *= r_.labels;
       outer_product(count, plan_, r_.labels, v, q, sums);
-    } else {
-      for (int c = 0; c < stride_; ++c) sums[c] = 0;
-      for (int p = 0; p < count; ++p, v += stride_, q += stride_) {
-        for (int c = 0; c < stride_; ++c) sums[c] += v[c] * q[c];
-      }
+      return add_sums(thread, k, int64_t(r_.labels) * stride_);
     }
-    for (int64_t i = 0; i < size; ++i) out[i] += sums[i];
+    for_slabs([&](auto w, int column) {
+      using Slab = Row<T, decltype(w)::value>;
+      auto sum = Slab::zero();
+      for (int p = 0; p < count; ++p) {
+        auto product = Slab::load(v + p * stride_ + column);
+        product.multiply(Slab::load(q + p * stride_ + column));
+        sum.add_scaled(T(1), product);
+      }
+      sum.store(sums + column);
+    });
+    add_sums(thread, k, stride_);
+  }
+  // The same, of the diagonal, and g = in + E v, in one pass: for a number E; in: null for zeros.
+  void take_number(int thread, int k, int count, const T* v, const T* q, const T* in, T* g) const {
+    const T factor = gain(k);
+    for_slabs([&](auto w, int column) {
+      using Slab = Row<T, decltype(w)::value>;
+      auto sum = Slab::zero();
+      for (int p = 0; p < count; ++p) {
+        const int64_t at = p * stride_ + column;
+        auto product = Slab::load(v + at);
+        auto row = in ? Slab::load(in + at) : Slab::zero();
+        row.add_scaled(factor, product);
+        row.store(g + at);
+        product.multiply(Slab::load(q + at));
+        sum.add_scaled(T(1), product);
+      }
+      sum.store(partial_[thread] + column);
+    });
+    add_sums(thread, k, stride_);
+  }
+  void add_sums(int thread, int k, int64_t size) const {
+    double* out = outer_[thread] + outer_at(k);
+    for (int64_t i = 0; i < size; ++i) out[i] += partial_[thread][i];
   }
   bool any_matrix() const {
     bool any = false;
@@ -325,18 +358,23 @@ class Backward {
     }
   }
 
-  // g <- q (g - q . g)
-  void softmax_backward(int count, const T* q, T* g) const {
+  // g <- q (g - q . g), and added to the sum, if any
+  void softmax_backward(int count, const T* q, T* g, T* sum) const {
     T mean[kChunk];
     dots(count, q, g, mean);
     for_slabs([&](auto w, int column) {
-      using Slab = Row<T, decltype(w)::value>;
+      constexpr int W = decltype(w)::value;
+      using Slab = Row<T, W>;
       for (int p = 0; p < count; ++p) {
-        T* at = g + p * stride_ + column;
-        auto row = Slab::load(at);
+        const int64_t at = p * stride_ + column;
+        auto row = Slab::load(g + at);
         row.add(-mean[p]);
-        row.multiply(Slab::load(q + p * stride_ + column));
-        row.store(at);
+        row.multiply(Slab::load(q + at));
+        row.store(g + at);
+        if (!sum) continue;
+        prefetch_row<W, true>(sum + kChunk * stride_ + at);  // of the next chunk
+        row.add_scaled(T(1), sum + at);
+        row.store(sum + at);
       }
     });
   }
@@ -358,14 +396,11 @@ class Backward {
     for (int s = 0; s < plan_.slabs(); ++s) for_width(plan_.width(s), [&](auto w) { f(w, plan_.column(s)); });
   }
 
-  // g_t goes into the sum and on to the next step back; the last one's sum is the gradient of the scores.
+  // g_t goes on to the next step back; the last one and the sum of the others are the gradient of the scores.
   void finish(int thread, int64_t first, int count, int t, T* g) {
     T* sum = sum_ + first * stride_;
     const int64_t values = int64_t(count) * stride_;
-    if (t > 0) {
-      add(count, g, sum);
-      return send(thread, first, count, t, g);
-    }
+    if (t > 0) return send(thread, first, count, t, g);
     if (r_.initial) {
       store(g, first, count, request_.grad_initial);
       return store_sum(first, count, sum);
@@ -381,13 +416,8 @@ class Backward {
   void store(const T* rows, int64_t first, int count, T* out) const {
     store_points(rows, stride_, r_.points, r_.labels, first, count, out);
   }
-  void add(int count, const T* from, T* to) const {
-    constexpr int kLine = 64 / int(sizeof(T));
-    const int values = count * stride_;
-    for (int first = 0; first < values; first += kLine) {
-      __builtin_prefetch(to + kChunk * stride_ + first, 1);  // of the next chunk
-      for (int i = first; i < smaller(first + kLine, values); ++i) to[i] += from[i];
-    }
+  void clear(int count, T* rows) const {
+    std::memset(static_cast<void*>(rows), 0, size_t(count) * stride_ * sizeof(T));
   }
   void copy(int count, const T* from, T* to) const {
     std::memcpy(static_cast<void*>(to), from, size_t(count) * stride_ * sizeof(T));
