@@ -178,7 +178,7 @@ def mean_field(
         ``[L, L]`` (row: own label); positive on the diagonal is attraction
     iterations : updates
     recompute : True keeps little for the backward pass and computes more, False the other way; None: what keeps at
-        most about 2.5 times the logits' memory
+        most three times the logits' memory
     lattice_dtype : torch.bfloat16 stores the values on the vertices of lattices in 16 bits, in the backward pass too,
         and adds them up in float32: half of the memory traffic of a large lattice; Q moves by up to 0.035
         (docs/accuracy.md). On CUDA only. None: as everything else
