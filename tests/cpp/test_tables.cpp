@@ -42,6 +42,7 @@ std::vector<int32_t> inserted(HashTable<K>* table, const std::vector<K>& keys) {
   for (size_t first = 0; first < keys.size(); first += kMost) {
     KeyBatch<K, kMost> batch;
     for (size_t i = first; i < smaller(first + kMost, keys.size()); ++i) batch.add(keys[i]);
+    batch.hash();
     CHECK(table->make_room(batch.count));
     table->insert_all(batch, &ids[first]);
   }
@@ -73,6 +74,7 @@ void test_repeated_keys() {
 void test_unwanted_keys() {
   KeyBatch<Key64, kMost> batch;
   for (int i = 0; i < 10; ++i) batch.add(Key64(i), i % 3 == 0);
+  batch.hash();
   CHECK(batch.count == 4);
   for (int i = 0; i < batch.count; ++i)
     CHECK(batch.keys[i] == Key64(3 * i) && batch.tags[i] == tag_of(Key64(3 * i)));
