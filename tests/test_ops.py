@@ -322,6 +322,18 @@ def test_only_what_is_wanted_is_computed(recompute):
         torch.testing.assert_close(others[i], everything[1 + i], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("labels", [3, 33])
+def test_couplings_alone(labels):
+    problem = Problem(labels=labels)
+    problem.couplings[:2] = random(seed=15), random(seed=16)  # two numbers, one after the other, and a matrix
+    exists = [t.numel() > 0 for row in zip(*(problem.lists()[i] for i in (0, 1, 3, 4, 5)), strict=True) for t in row]
+    everything = _mean_field_ops.mean_field_backward(*backward_args(problem, exists))
+    wanted = [j % 5 == 0 for j in range(15)]
+    found = _mean_field_ops.mean_field_backward(*backward_args(problem, wanted))
+    for i in (0, *range(1, 16, 5)):
+        torch.testing.assert_close(found[i], everything[i], rtol=1e-10, atol=1e-10)
+
+
 def test_threads():
     def results(threads):
         torch.set_num_threads(threads)

@@ -108,8 +108,8 @@ struct Simplex {
     }
   }
 
-  // Gradient with respect to the features from that with respect to the weights, [LANES, d+1]; weights are
-  // linear in the elevated coordinates while the ranks stay what they are.
+  // Gradient with respect to the features of point n from that with respect to its weights, [d+1]; weights
+  // are linear in the elevated coordinates while the ranks stay what they are.
   template <class T>
   DENSECRF_HD void features_grad(int dims, int n, const C* scales, const T* grad_weights, T* out) const {
     const int d = D ? D : dims;

@@ -1,6 +1,6 @@
 // Points are located on the lattice in blocks of so many, lane by lane.
 #pragma once
-#include "cpu/points.h"
+#include "cpu/transpose.h"
 
 DENSECRF_BEGIN
 

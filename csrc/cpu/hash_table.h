@@ -25,7 +25,7 @@ struct KeyBatch {
   uint32_t tags[MOST];
   int count = 0;
 
-  // At most MOST times, and then hash().
+  // At most MOST times, and then hash(), which is a loop of its own to be vectorised.
   void add(K key, bool wanted = true) {
     keys[count] = key;
     count += int(wanted);

@@ -105,14 +105,13 @@ class Builder {
     block->locate(dims());
     K keys[kLanes + 1];
     block->simplex_keys(dims(), tables_->code, keys + 1);
-    keys[0] = ~keys[1];
+    keys[0] = ~keys[1];  // the first point begins a run
     KeyBatch<K, kLanes> runs;
     int run_of[kLanes], point_of[kLanes];  // a point of each run
     for (int n = 0; n < count; ++n) {
-      runs.count += int(keys[n + 1] != keys[n]);
+      runs.add(keys[n + 1], keys[n + 1] != keys[n]);
       run_of[n] = runs.count - 1;
-      point_of[runs.count - 1] = n;
-      runs.keys[runs.count - 1] = keys[n + 1];
+      point_of[run_of[n]] = n;
     }
     runs.hash();
     out->simplices.prefetch(runs);

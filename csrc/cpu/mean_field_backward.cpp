@@ -122,13 +122,13 @@ class Backward {
   int round(int t) const { return r_.iterations - 1 - t; }
 
   void clear_gradients(const TermGradient<T>& wanted, const LatticeView<T>* lattice, Range mine) const {
-    const auto clear = [](T* values, int64_t from, int64_t to) {
+    const auto zero = [](T* values, int64_t from, int64_t to) {
       if (values) std::memset(static_cast<void*>(values + from), 0, size_t(to - from) * sizeof(T));
     };
     const int64_t corners = lattice ? lattice->dims + 1 : 0;
-    clear(wanted.weights, mine.begin * corners, mine.end * corners);
-    clear(wanted.norm_in, mine.begin, mine.end);
-    clear(wanted.norm_out, mine.begin, mine.end);
+    zero(wanted.weights, mine.begin * corners, mine.end * corners);
+    zero(wanted.norm_in, mine.begin, mine.end);
+    zero(wanted.norm_out, mine.begin, mine.end);
   }
   void check_finite(int team_size) {
     for (int t = 0; t < team_size; ++t) {
@@ -163,7 +163,10 @@ class Backward {
         current_q(thread, i, count, t, q);
         receive(thread, i, count, t, q, g);
         softmax_backward(count, q, g, t > 0 ? sum_ + i * stride_ : nullptr);
-        finish(thread, i, count, t, g);
+        if (t > 0)
+          send(thread, i, count, t, g);
+        else
+          finish(i, count, g);
       }
     }
   }
@@ -177,7 +180,7 @@ class Backward {
     const T* in = scores_ + first * stride_;
     for (int k = 0; k < kernels_ && t > 0; ++k, in = q) {
       Term<T>& term = forward_[k];
-      if (term.coupling.is_scalar() && !inner_) {
+      if (is_number(k)) {
         term.slice(thread, first, count, t - 1, term.coupling.scalar(), in, q);
         continue;
       }
@@ -226,6 +229,8 @@ class Backward {
     forward_[k].coupling.apply_transposed(count, g, rows);
     return rows;
   }
+  // Whether only E v is wanted of kernel k, E a number.
+  bool is_number(int k) const { return forward_[k].coupling.is_scalar() && !inner_; }
   T gain(int k) const { return forward_[k].coupling.is_scalar() ? forward_[k].coupling.scalar() : T(1); }
 
   // g = dQ, from what the filters of g_{t+1} left, and gradients that Q_t has a part in.
@@ -233,29 +238,35 @@ class Backward {
     const T* in = nullptr;  // what the kernels so far have left in g
     for (int k = 0; k < kernels_; ++k, in = g) {
       const TermGradient<T>& wanted = request_.gradients[k];
-      const bool number = forward_[k].coupling.is_scalar() && !inner_;
-      if (!in && !number) clear(count, g);
+      if (is_number(k)) {
+        receive_number(thread, k, first, count, t, q, in, g);
+        continue;
+      }
+      if (!in) clear(count, g);
       if (inner_) {
         T* values = scratch(thread, kMessage);
         backward_[k].slice_without_norm(thread, first, count, round(t), nullptr, values);
         if (wanted.norm_in) add_norm_grad(gain(k), first, count, q, values, wanted.norm_in);
         if (wanted.weights) backward_[k].add_weights_grad(first, count, round(t), gain(k), q, wanted.weights);
         add_normalised(gain(k), r_.kernels[k].norm_in, first, count, values, g);
-      } else if (number && !wanted.couplings) {
-        backward_[k].slice(thread, first, count, round(t), gain(k), in, g);
       } else {
         T* v = scratch(thread, kMessage);
         backward_[k].slice(thread, first, count, round(t), T(1), nullptr, v);
-        if (number) {
-          take_number(thread, k, count, v, q, in, g);
-          continue;
-        }
         if (wanted.couplings) add_couplings(thread, k, count, v, q);
         forward_[k].coupling.apply_transposed(count, v, g);
       }
     }
     if (!in) clear(count, g);
     for (int i = 0; i < request_.num_probes; ++i) add_slope(thread, i, first, count, t, q);
+  }
+  // The same of one kernel whose coupling is a number: g = in + E v; in: null for zeros.
+  void receive_number(int thread, int k, int64_t first, int count, int t, const T* q, const T* in,
+                      T* g) const {
+    if (!request_.gradients[k].couplings)
+      return backward_[k].slice(thread, first, count, round(t), gain(k), in, g);
+    T* v = scratch(thread, kMessage);
+    backward_[k].slice(thread, first, count, round(t), T(1), nullptr, v);
+    add_scaled_and_coupling(thread, k, count, v, q, in, g);
   }
   void add_slope(int thread, int probe, int64_t first, int count, int t, const T* q) const {
     T* v = scratch(thread, kMessage);
@@ -286,8 +297,9 @@ class Backward {
     });
     add_sums(thread, k, stride_);
   }
-  // The same, of the diagonal, and g = in + E v, in one pass: for a number E; in: null for zeros.
-  void take_number(int thread, int k, int count, const T* v, const T* q, const T* in, T* g) const {
+  // The same, of the diagonal, and g = in + E v, in one pass over the rows.
+  void add_scaled_and_coupling(int thread, int k, int count, const T* v, const T* q, const T* in,
+                               T* g) const {
     const T factor = gain(k);
     for_slabs([&](auto w, int column) {
       using Slab = Row<T, decltype(w)::value>;
@@ -358,7 +370,7 @@ class Backward {
     }
   }
 
-  // g <- q (g - q . g), and added to the sum, if any
+  // g <- q (g - q . g); added to the sum, if any, while it is in registers.
   void softmax_backward(int count, const T* q, T* g, T* sum) const {
     T mean[kChunk];
     dots(count, q, g, mean);
@@ -372,7 +384,7 @@ class Backward {
         row.multiply(Slab::load(q + at));
         row.store(g + at);
         if (!sum) continue;
-        prefetch_row<W, true>(sum + kChunk * stride_ + at);  // of the next chunk
+        if (W * sizeof(T) >= 32) prefetch_row<W, true>(sum + kChunk * stride_ + at);  // of the next chunk
         row.add_scaled(T(1), sum + at);
         row.store(sum + at);
       }
@@ -396,16 +408,14 @@ class Backward {
     for (int s = 0; s < plan_.slabs(); ++s) for_width(plan_.width(s), [&](auto w) { f(w, plan_.column(s)); });
   }
 
-  // g_t goes on to the next step back; the last one and the sum of the others are the gradient of the scores.
-  void finish(int thread, int64_t first, int count, int t, T* g) {
+  // The gradient of the scores: the sum and the last g, g_0, which is that of the start where a run has one.
+  void finish(int64_t first, int count, T* g) {
     T* sum = sum_ + first * stride_;
-    const int64_t values = int64_t(count) * stride_;
-    if (t > 0) return send(thread, first, count, t, g);
     if (r_.initial) {
       store(g, first, count, request_.grad_initial);
       return store_sum(first, count, sum);
     }
-    for (int64_t i = 0; i < values; ++i) g[i] += sum[i];
+    for (int64_t i = 0; i < int64_t(count) * stride_; ++i) g[i] += sum[i];
     store_sum(first, count, g);
   }
   void store_sum(int64_t first, int count, T* rows) const {
