@@ -338,6 +338,7 @@ def test_threads_share_the_blur_of_many_values(channels):
     # Above 2^19 values, 8 more counted for each vertex, the threads blur one slab together instead of a slab each.
     features, values = cloud(5, 30_000) * 4, values_for(30_000, channels)
     one, two = (Lattice(features, num_threads=threads) for threads in (1, 2))
+    assert one.num_vertices * 32 >= 1 << 20
     assert one.num_vertices * (channels + 8) >= 1 << 19
     close(two.filter(values), one.filter(values))
     close(two.transpose_filter(values), one.transpose_filter(values))

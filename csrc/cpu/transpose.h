@@ -31,6 +31,7 @@ struct AsIs {
   template <class X>
   void operator()(X&, int) const {}
 };
+
 // Past the caches, which results of their size would only push everything else out of: `to` is aligned.
 template <bool STREAM, class T>
 inline void store_four(typename Vec<T, 4>::type x, T* to) {
