@@ -13,6 +13,7 @@
 namespace densecrf {
 
 constexpr int kMaxDims = 64;  // feature dimensions of a lattice
+constexpr int kGridAxes = 3;
 constexpr int kMaxThreads = 256;
 
 enum class Status : int {
@@ -45,9 +46,23 @@ struct LatticeView {
   T alpha;                      // output scale, so that filter() estimates the unnormalised Gaussian sum
 };
 
+// An image as the features of its pixels: positions first (last axis first: x, y, z), then channels, each
+// over its bandwidth (Kraehenbuehl & Koltun 2011, equation 3).
+template <class T>
+struct ImageView {
+  int64_t size[kGridAxes];     // D, H, W
+  int spatial;                 // number of trailing axes that become positions (0 ... 3)
+  T spatial_sigma[kGridAxes];  // of x, y, z
+  int channels;
+  const void* image;  // [D, H, W, channels], uint8 or T
+  bool image_is_uint8;
+  const T* channel_sigma;  // [channels]
+};
+
 template <class T>
 struct LatticeRequest {
-  const T* features;  // [N, d] already divided by their bandwidths
+  const T* features;          // [N, d] already divided by their bandwidths, or null:
+  const ImageView<T>* image;  // those of an image's pixels, which are never all in memory
   int64_t points;
   int dims;
   double scale;     // elevated coordinates = scale * (orthonormal embedding of the features)
@@ -68,8 +83,6 @@ struct LatticeResult {
 
 // ---- spatial Gaussian on a regular grid
 // ----------------------------------------------------------------------------------------------
-
-constexpr int kGridAxes = 3;
 
 // Pixels are splatted with tent weights onto nodes `spacing` apart, filtered with symmetric taps, and
 // interpolated back: an operator that is separable and equal to its transpose.  spacing 1 is the direct
@@ -158,21 +171,6 @@ struct MeanFieldRequest {
 // ---- the table
 // -------------------------------------------------------------------------------------------------------------------------
 
-// An image or feature source turned into lattice features [N, d]: positions first (last axis first: x, y, z),
-// then channels.
-template <class T>
-struct FeatureRequest {
-  int64_t size[kGridAxes];     // D, H, W
-  int spatial;                 // number of trailing axes that become positions (0 ... 3)
-  T spatial_sigma[kGridAxes];  // of x, y, z
-  int channels;
-  const void* image;  // [D, H, W, channels], uint8 or T
-  bool image_is_uint8;
-  const T* channel_sigma;  // [channels]
-  int threads;
-  T* features;  // output [N, spatial + channels]
-};
-
 // Gradients of one term, each null where not wanted, added up over the iterations.
 template <class T>
 struct TermGradient {
@@ -201,7 +199,7 @@ struct MeanFieldGradRequest {
 
 template <class T>
 struct Ops {
-  Status (*make_features)(const FeatureRequest<T>&);
+  Status (*make_features)(const ImageView<T>&, int threads, T* features);  // features: [N, d]
   Status (*lattice_build)(const LatticeRequest<T>&, LatticeResult*);
   // Gradient [N, d] with respect to the features, from that with respect to the weights.
   Status (*lattice_features_grad)(const LatticeRequest<T>&, const T* grad_weights, T* grad_features);

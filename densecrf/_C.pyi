@@ -22,31 +22,33 @@ def keep_memory(nbytes: int, /) -> None:
 
 _Array: TypeAlias = NDArray[Any]  # of T, where nothing else is said
 _Lattice: TypeAlias = tuple[Any, ...]  # see Lattice._native
+_Lattices: TypeAlias = tuple[
+    NDArray[np.int32],  # simplex
+    _Array,  # weights
+    NDArray[np.int32],  # simplex_vertices
+    NDArray[np.int32],  # chains
+    NDArray[np.int64],  # chain_starts
+    NDArray[np.int64],  # sizes
+]
+_Image: TypeAlias = tuple[  # see Domain.pixels
+    Sequence[int],  # D, H, W
+    int,  # number of trailing axes that become positions
+    Sequence[float],  # bandwidths of x, y, z
+    _Array | None,  # uint8 or T
+    Sequence[float],  # bandwidths of channels
+]
 _Grid: TypeAlias = tuple[Any, ...]  # see Grid.native
 
 @type_check_only
 class _Ops(Protocol):
     def empty(self, shape: Sequence[int], /) -> _Array: ...  # from kept memory, see keep_memory
-    def make_features(
-        self,
-        size: Sequence[int],  # D, H, W
-        spatial: int,
-        spatial_sigma: Sequence[float],  # of x, y, z
-        image: _Array | None,  # uint8 or T
-        channel_sigma: Sequence[float],
-        threads: int,
-        /,
-    ) -> _Array: ...
+    def make_features(self, image: _Image, threads: int, /) -> _Array: ...
     def lattice_build(  # features: [B, N, d]
         self, features: _Array, scale: float, pad_origin: bool, bridges: bool, threads: int, /
-    ) -> tuple[
-        NDArray[np.int32],  # simplex
-        _Array,  # weights
-        NDArray[np.int32],  # simplex_vertices
-        NDArray[np.int32],  # chains
-        NDArray[np.int64],  # chain_starts
-        NDArray[np.int64],  # sizes
-    ]: ...
+    ) -> _Lattices: ...
+    def lattice_of_image(
+        self, image: _Image, scale: float, pad_origin: bool, bridges: bool, threads: int, /
+    ) -> _Lattices: ...
     def lattice_self(self, lattice: _Lattice, threads: int, /) -> _Array: ...
     def lattice_features_grad(
         self, features: _Array, scale: float, pad_origin: bool, grad_weights: _Array, threads: int, /

@@ -22,7 +22,7 @@ def image_features(image: Tensor, sigma: Tensor, channel_sigma: Tensor, shape: l
     sigmas = [*reversed(sigma.tolist()), *map(float, unused)]
     make = native_ops(image).make_features
     made = [
-        make([*unused, *shape], len(shape), sigmas, pixels, channel_sigma.tolist(), thread_count())
+        make(([*unused, *shape], len(shape), sigmas, pixels, channel_sigma.tolist()), thread_count())
         for pixels in np.ascontiguousarray(image.detach().transpose(1, 2).numpy())  # often they lie so already
     ]
     return torch.from_numpy(made[0][None] if len(made) == 1 else np.stack(made))

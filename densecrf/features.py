@@ -55,33 +55,30 @@ class Domain:
     def features(self, kernel: Kernel) -> NDArray[Any]:
         """Features of a kernel ``[N, d]``."""
         if isinstance(kernel, Custom):
-            found = self._custom(kernel)
-        elif isinstance(kernel, Bilateral):
-            found = self._make(self.sigmas(kernel), self._channel_sigmas(kernel))
+            return self._masked(self._custom(kernel))
+        found: NDArray[Any] = _native.ops(self.dtype).make_features(
+            self.pixels(kernel), _native.threads(self.num_threads)
+        )
+        return self._masked(found)
+
+    def pixels(self, kernel: Kernel) -> tuple[Any, ...]:
+        """What the engine makes features from: size, number of axes, their bandwidths, image and its channels'."""
+        if isinstance(kernel, Bilateral):
+            channels = self._channel_sigmas(kernel)
         elif isinstance(kernel, Gaussian):
-            found = self._make(self.sigmas(kernel), ())
+            channels = ()
         else:
             raise TypeError(f"kernels: must be Gaussian, Bilateral or Custom, got {kernel!r}")
-        return self._masked(found)
+        sigmas = self.sigmas(kernel)
+        size = [1] * (3 - len(self.shape)) + list(self.shape)
+        reversed_sigmas = list(sigmas[::-1]) + [1.0] * (3 - len(sigmas))
+        return size, len(sigmas), reversed_sigmas, self.image if channels else None, list(channels)
 
     def _channel_sigmas(self, kernel: Bilateral) -> tuple[float, ...]:
         if self.image is None:
             raise ValueError("image: must be given for a Bilateral kernel, got None")
         channels = self.image.shape[-1]
         return _checks.per_axis("srgb", _checks.bandwidths("srgb", kernel.srgb), channels, "channels")
-
-    def _make(self, sigmas: tuple[float, ...], channels: tuple[float, ...]) -> NDArray[Any]:
-        size = [1] * (3 - len(self.shape)) + list(self.shape)
-        reversed_sigmas = list(sigmas[::-1]) + [1.0] * (3 - len(sigmas))
-        features: NDArray[Any] = _native.ops(self.dtype).make_features(
-            size,
-            len(sigmas),
-            reversed_sigmas,
-            self.image if channels else None,
-            list(channels),
-            _native.threads(self.num_threads),
-        )
-        return features
 
     def _custom(self, kernel: Custom) -> NDArray[Any]:
         found = _checks.array("features", kernel.features)

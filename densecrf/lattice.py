@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -53,19 +55,37 @@ class Lattice:
         num_threads: int | None = None,
         numerics: Numerics | None = None,
     ) -> None:
-        self.dtype = _native.check_dtype(dtype)
-        self.num_threads = num_threads
-        self.method = _checks.choice("method", method, tuple(METHODS))
+        self._set(method, dtype, num_threads)
         found = _checks.array("features", features)
         if found.ndim < 2 or found.shape[-1] > _native.MAX_DIMS:
             rule = f"must have shape [N, d] or [*spatial, d] with d at most {_native.MAX_DIMS}"
             raise ValueError(f"features: {rule}, got shape {found.shape}")
         self.shape: tuple[int, ...] = found.shape[:-1]
         flat = _checks.native(found.reshape(-1, found.shape[-1]), self.dtype)
-        how = numerics or METHODS[method](flat.shape[1], flat.shape[0])
+        self._build(_native.ops(self.dtype).lattice_build, flat[None], numerics or METHODS[method](*flat.shape[::-1]))
+
+    @classmethod
+    def of_image(
+        cls, pixels: tuple[Any, ...], method: str, dtype: DTypeLike = "float32", num_threads: int | None = None
+    ) -> Lattice:
+        """The lattice of an image's features, which are never all in memory; pixels: see `Domain.pixels`."""
+        self = cls.__new__(cls)
+        self._set(method, dtype, num_threads)
+        size, axes, _, _, channels = pixels
+        self.shape = tuple(size[3 - axes :])
+        how = METHODS[method](axes + len(channels), prod(size))
+        self._build(_native.ops(self.dtype).lattice_of_image, pixels, how)
+        return self
+
+    def _set(self, method: str, dtype: DTypeLike, num_threads: int | None) -> None:
+        self.dtype = _native.check_dtype(dtype)
+        self.num_threads = num_threads
+        self.method = _checks.choice("method", method, tuple(METHODS))
+
+    def _build(self, native: Callable[..., Any], points: Any, how: Numerics) -> None:
         with _native.speaking_of("features"):
-            *arrays, chain_starts, sizes = _native.ops(self.dtype).lattice_build(
-                flat[None], how.scale, how.pad_origin, how.bridges, _native.threads(num_threads)
+            *arrays, chain_starts, sizes = native(
+                points, how.scale, how.pad_origin, how.bridges, _native.threads(self.num_threads)
             )
         arrays.append(chain_starts[0])
         for a in arrays:

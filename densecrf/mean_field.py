@@ -279,14 +279,17 @@ def warn_of_units(image: Array | None, kernels: Sequence[Kernel]) -> None:
     smallest = [min(_checks.bandwidths("srgb", k.srgb)) for k in kernels if isinstance(k, Bilateral)]
     if image is None or not smallest:
         return
+    wide, narrow = image.dtype.kind == "f" and min(smallest) >= 1, max(smallest) < 0.5
+    if not wide and not narrow:
+        return
     brightest = float(image.max())
-    if image.dtype.kind == "f" and 0 < brightest <= 1 and min(smallest) >= 1:
+    if wide and 0 < brightest <= 1:
         warnings.warn(
             f"image has values up to {brightest:g} but srgb is {min(smallest):g}, made for 0 to 255: colours will "
             "hardly matter; multiply the image by 255 or divide srgb by it",
             stacklevel=4,
         )
-    if brightest > 2 and max(smallest) < 0.5:
+    if narrow and brightest > 2:
         warnings.warn(
             f"image has values up to {brightest:g} but srgb is {max(smallest):g}, made for 0 to 1: only equal "
             "colours will count as similar; divide the image by 255 or multiply srgb by it",

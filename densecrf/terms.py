@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from densecrf import _checks, _native
 from densecrf.features import Domain
-from densecrf.kernels import Gaussian, Kernel
+from densecrf.kernels import Custom, Gaussian, Kernel
 from densecrf.lattice import Lattice
 from densecrf.spatial import Grid
 
@@ -44,10 +44,16 @@ def prepare(
             norm = partial(_masked_norm, native, mask, _native.threads(domain.num_threads))
         own = None if self_message else grid.diagonal(domain.dtype)
         return (None, native, *_norms(mask, normalization, norm, own, domain.dtype))
-    lattice = Lattice(domain.features(kernel), method, dtype=domain.dtype, num_threads=domain.num_threads)
+    lattice = _lattice(domain, kernel, method)
     norm = partial(lattice._norm, mask)
     own = None if self_message else lattice.self_weights()
     return (lattice._native(), None, *_norms(mask, normalization, norm, own, domain.dtype))
+
+
+def _lattice(domain: Domain, kernel: Kernel, method: str) -> Lattice:
+    if domain.mask is None and not isinstance(kernel, Custom):
+        return Lattice.of_image(domain.pixels(kernel), method, domain.dtype, domain.num_threads)
+    return Lattice(domain.features(kernel), method, dtype=domain.dtype, num_threads=domain.num_threads)
 
 
 def _norms(

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densecrf import Lattice, _native, numerics, reference
+from densecrf import Bilateral, Gaussian, Lattice, _native, numerics, reference
+from densecrf.features import Domain
 
 DIMS = (1, 2, 3, 5, 6, 8, 16, 17)
 METHODS = ("tuned", "classic")
@@ -597,3 +598,34 @@ def test_one_nan_among_many_points_is_found():
         features[at, 4] = np.nan
         with pytest.raises(ValueError, match="^features: must be finite, got NaN or inf$"):
             Lattice(features, num_threads=3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "channels", "bytes_"),
+    [((7, 37), 3, True), ((7, 37), 3, False), ((5, 70), 1, True), ((200,), 2, True), ((3, 5, 11), 2, False)],
+)
+def test_an_image_has_the_lattice_of_its_features(shape, channels, bytes_, dtype, threads, method):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, channels)).astype(np.uint8 if bytes_ else dtype)
+    sxy, srgb = (5.0, 3.0, 7.0)[: len(shape)], (20.0, 33.0, 50.0)[:channels]
+    domain = Domain(shape, image, None, (1.0,) * len(shape), np.dtype(dtype), threads)
+    position = np.indices(shape).reshape(len(shape), -1).T[:, ::-1].astype(dtype) / np.array(sxy[::-1], dtype)
+    colours = image.reshape(-1, channels).astype(dtype) / np.array(srgb, dtype)
+    for kernel, features in (
+        (Bilateral(sxy=sxy, srgb=srgb), np.hstack([position, colours])),
+        (Gaussian(sxy=sxy), position),
+    ):
+        found = Lattice.of_image(domain.pixels(kernel), method, dtype, threads)
+        wanted = Lattice(features, method, dtype=dtype, num_threads=threads)
+        assert found.shape == shape
+        for a, b in zip(found._native(), wanted._native(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("image", [np.full((4, 5, 3), np.nan), np.full((4, 5, 3), 1e30)])
+def test_features_of_an_image_that_are_not_finite_are_refused(image):
+    domain = Domain((4, 5), image.astype(np.float32), None, (1.0, 1.0), np.dtype(np.float32), 2)
+    with pytest.raises(ValueError, match="features: must be finite"):
+        Lattice.of_image(domain.pixels(Bilateral(sxy=50, srgb=1e-10)), "tuned")

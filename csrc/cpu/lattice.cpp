@@ -13,6 +13,7 @@
 #include "cpu/extent.h"
 #include "cpu/lattice_tables.h"
 #include "cpu/ops.h"
+#include "cpu/pixels.h"
 
 DENSECRF_BEGIN
 
@@ -33,6 +34,7 @@ class Builder {
   }
 
   Status run() {
+    if (request_.image && !pixels_.init(*request_.image)) return Status::kOutOfMemory;
     parallel(request_.threads, [&](Team& team, int thread) {
       if (thread == 0) tables_->num_bands = team.size();
       Band<K>& mine = tables_->bands[thread];
@@ -82,7 +84,10 @@ class Builder {
     Block block;
     for (int64_t first = range.begin; first < range.end; first += kLanes) {
       int count = int(smaller<int64_t>(kLanes, range.end - first));
-      load_block(request_.features + first * dims(), dims(), count, features);
+      if (request_.image)
+        pixels_.load(first, count, features);
+      else
+        load_block(request_.features + first * dims(), dims(), count, features);
       Status status = insert(features, count, &block, out, request_.simplex + first,
                              request_.weights + first * (dims() + 1));
       if (status != Status::kOk) return status;
@@ -274,6 +279,7 @@ class Builder {
   }
 
   const LatticeRequest<T>& request_;
+  PixelFeatures<T> pixels_;
   Tables<K>* tables_;
   int d_;
   int64_t corners_ = 0;

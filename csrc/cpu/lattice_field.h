@@ -110,8 +110,7 @@ class LatticeField {
     bool shared = lattice_.vertices * (plan_.stride() + kRowCost) >= kManyValues && team.size() > 1;
     int parts = shared ? team.size() : 1, part = shared ? thread : 0;
     int first = shared ? 0 : thread, step = shared ? 1 : team.size();
-    for (int s = first; s < plan_.slabs(); s += step)
-      reduce(team.size(), s, band(lattice_.vertices, parts, part), round);
+    for (int s = first; s < plan_.slabs(); s += step) reduce_share(team.size(), s, parts, part, round);
     for (int i = 0; i <= lattice_.dims && shared; ++i) {
       team.barrier();
       for (int s = 0; s < plan_.slabs(); ++s) blur_axis(s, i, parts, part, round, transpose);
@@ -227,6 +226,15 @@ class LatticeField {
               end = smaller(range.end, touched_[t].end) * width;
       for (int64_t i = begin; i < end; ++i) sum[i] += part[i];
     }
+  }
+
+  // Equal shares of the vertices that are splatted into and of the bridges after them, which cost less.
+  void reduce_share(int team_size, int s, int parts, int part, int round) {
+    int64_t splatted = 0;
+    for (int t = 0; t < team_size; ++t) splatted = larger(splatted, touched_[t].end);
+    const Range bridges = band(lattice_.vertices - splatted, parts, part);
+    reduce(team_size, s, band(splatted, parts, part), round);
+    reduce(team_size, s, {splatted + bridges.begin, splatted + bridges.end}, round);
   }
 
   Range vertices_of(Range points) const {

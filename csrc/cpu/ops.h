@@ -6,7 +6,7 @@
 DENSECRF_BEGIN
 
 template <class T>
-Status make_features(const FeatureRequest<T>& request);
+Status make_features(const ImageView<T>& image, int threads, T* features);
 
 template <class T>
 Status lattice_build(const LatticeRequest<T>& request, LatticeResult* result);

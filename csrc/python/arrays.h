@@ -162,6 +162,52 @@ struct HeldGrid {
   int64_t points() const { return view.size[0] * view.size[1] * view.size[2]; }
 };
 
+// (size, number of axes that become positions, bandwidths of x, y, z, image or None, bandwidths of channels)
+template <class T>
+class HeldImage {
+ public:
+  ImageView<T> view{};
+
+  explicit HeldImage(const py::tuple& t) : channel_sigma_(t[4].cast<std::vector<T>>()) {
+    const auto size = t[0].cast<std::vector<int64_t>>();
+    const auto spatial_sigma = t[2].cast<std::vector<T>>();
+    view.spatial = t[1].cast<int>();
+    view.channels = int(channel_sigma_.size());
+    view.channel_sigma = channel_sigma_.data();
+    expect(size.size() == kGridAxes && spatial_sigma.size() == kGridAxes && view.spatial >= 0 &&
+               view.spatial <= kGridAxes,
+           "wrong number of axes");
+    expect(dims() >= 1 && dims() <= kMaxDims, "features have too many dimensions");
+    for (int a = 0; a < kGridAxes; ++a) {
+      expect(size[a] >= 1, "sizes must be positive");
+      view.size[a] = size[a];
+      view.spatial_sigma[a] = spatial_sigma[a];
+    }
+    if (view.channels > 0) hold(t[3]);
+  }
+  HeldImage(const HeldImage&) = delete;
+  HeldImage& operator=(const HeldImage&) = delete;
+
+  int64_t points() const { return view.size[0] * view.size[1] * view.size[2]; }
+  int dims() const { return view.spatial + view.channels; }
+
+ private:
+  void hold(const py::handle& image) {
+    view.image_is_uint8 = py::isinstance<py::array_t<uint8_t>>(image);
+    if (view.image_is_uint8)
+      bytes_ = image.cast<Array<uint8_t>>();
+    else
+      values_ = image.cast<Array<T>>();
+    expect((view.image_is_uint8 ? bytes_.size() : values_.size()) == points() * view.channels,
+           "image has the wrong size");
+    view.image = view.image_is_uint8 ? static_cast<const void*>(bytes_.data()) : values_.data();
+  }
+
+  std::vector<T> channel_sigma_;
+  Array<uint8_t> bytes_;
+  Array<T> values_;
+};
+
 template <class T>
 const T* optional(const py::handle& object, int64_t size, std::vector<Array<T>>* keep) {
   if (object.is_none()) return nullptr;

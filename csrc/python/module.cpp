@@ -14,38 +14,12 @@ using namespace densecrf;
 namespace {
 
 template <class T>
-Array<T> make_features(const std::vector<int64_t>& size, int spatial, const std::vector<T>& spatial_sigma,
-                       const py::object& image, const std::vector<T>& channel_sigma, int threads) {
-  expect(
-      size.size() == kGridAxes && spatial_sigma.size() == kGridAxes && spatial >= 0 && spatial <= kGridAxes,
-      "wrong number of axes");
+Array<T> make_features(const py::tuple& image, int threads) {
+  const HeldImage<T> held(image);
   expect_threads(threads);
-  const int64_t points = size[0] * size[1] * size[2];
-  const int channels = int(channel_sigma.size());
-  FeatureRequest<T> request{};
-  for (int a = 0; a < kGridAxes; ++a) {
-    request.size[a] = size[a];
-    request.spatial_sigma[a] = spatial_sigma[a];
-  }
-  request.spatial = spatial;
-  request.channels = channels;
-  request.channel_sigma = channel_sigma.data();
-  request.threads = threads;
-  Array<uint8_t> bytes;
-  Array<T> values;
-  if (channels > 0) {
-    request.image_is_uint8 = py::isinstance<py::array_t<uint8_t>>(image);
-    if (request.image_is_uint8)
-      bytes = image.cast<Array<uint8_t>>();
-    else
-      values = image.cast<Array<T>>();
-    expect((request.image_is_uint8 ? bytes.size() : values.size()) == points * channels,
-           "image has the wrong size");
-    request.image = request.image_is_uint8 ? static_cast<const void*>(bytes.data()) : values.data();
-  }
-  Array<T> features = empty<T>({points, spatial + channels});
-  request.features = features.mutable_data();
-  without_gil([&] { return ops<T>().make_features(request); });
+  Array<T> features = empty<T>({held.points(), held.dims()});
+  T* to = features.mutable_data();
+  without_gil([&] { return ops<T>().make_features(held.view, threads, to); });
   return features;
 }
 
@@ -82,51 +56,76 @@ class Builds {
   std::vector<LatticeResult> results_;
 };
 
+// How the lattices of a batch are built, but for the points.
+struct Builder {
+  int64_t images, points, dims;
+  double scale;
+  bool pad_origin, bridges;
+  int threads;
+
+  // give(b, &request) says what the points of image b are.
+  template <class T, class F>
+  py::tuple build(F&& give) const {
+    expect_threads(threads);
+    const int64_t corners = dims + 1, room = (points + 1) * corners;
+    Ints simplex = empty<int32_t>({images * points}),
+         vertices = empty<int32_t>({images * (points + 1), corners});
+    Array<T> weights = empty<T>({images * points, corners});
+    Array<int64_t> chain_starts({images, corners + 1}), sizes({images, int64_t(2)});
+    int32_t *to_simplex = simplex.mutable_data(), *to_vertices = vertices.mutable_data();
+    T* to_weights = weights.mutable_data();
+    int64_t* to_starts = chain_starts.mutable_data();
+    Builds builds(images);
+    for_images(images, threads, [&](int64_t b, Place& place) {
+      LatticeRequest<T> request{};
+      give(b, &request);
+      request.points = points;
+      request.dims = int(dims);
+      request.scale = scale;
+      request.pad_origin = pad_origin;
+      request.bridges = bridges;
+      request.threads = place.threads;
+      request.simplex = to_simplex + b * points;
+      request.weights = to_weights + b * points * corners;
+      request.simplex_vertices = to_vertices + b * room;
+      request.chain_starts = to_starts + b * (corners + 1);
+      return ops<T>().lattice_build(request, &builds[b]);
+    });
+    int64_t simplices = 0;
+    std::vector<int64_t> chained;
+    for (int64_t b = 0; b < images; ++b) {
+      const LatticeResult& found = builds[b];
+      sizes.mutable_at(b, 0) = found.simplices;
+      sizes.mutable_at(b, 1) = found.vertices;
+      std::memmove(to_vertices + simplices * corners, to_vertices + b * room,
+                   size_t(found.simplices * corners) * sizeof(int32_t));
+      simplices += found.simplices;
+      chained.push_back(chain_starts.at(b, corners));
+    }
+    return py::make_tuple(simplex, weights, first_rows(vertices, simplices), builds.chains(chained),
+                          chain_starts, sizes);
+  }
+};
+
 template <class T>
 py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin, bool bridges, int threads) {
   expect(features.ndim() == 3 && features.shape(0) >= 1 && features.shape(1) >= 1,
          "features must be [B, n, d]");
   expect(features.shape(2) >= 1 && features.shape(2) <= kMaxDims, "features have too many dimensions");
-  expect_threads(threads);
-  const int64_t images = features.shape(0), points = features.shape(1), dims = features.shape(2);
-  const int64_t corners = dims + 1, room = (points + 1) * corners;
-  Ints simplex = empty<int32_t>({images * points}),
-       vertices = empty<int32_t>({images * (points + 1), corners});
-  Array<T> weights = empty<T>({images * points, corners});
-  Array<int64_t> chain_starts({images, corners + 1}), sizes({images, int64_t(2)});
+  const Builder builder{
+      features.shape(0), features.shape(1), features.shape(2), scale, pad_origin, bridges, threads};
   const T* from = features.data();
-  int32_t *to_simplex = simplex.mutable_data(), *to_vertices = vertices.mutable_data();
-  T* to_weights = weights.mutable_data();
-  int64_t* to_starts = chain_starts.mutable_data();
-  Builds builds(images);
-  for_images(images, threads, [&](int64_t b, Place& place) {
-    const int64_t at = b * points;
-    const LatticeRequest<T> request{from + at * dims,
-                                    points,
-                                    int(dims),
-                                    scale,
-                                    pad_origin,
-                                    bridges,
-                                    place.threads,
-                                    to_simplex + at,
-                                    to_weights + at * corners,
-                                    to_vertices + b * room,
-                                    to_starts + b * (corners + 1)};
-    return ops<T>().lattice_build(request, &builds[b]);
-  });
-  int64_t simplices = 0;
-  std::vector<int64_t> chained;
-  for (int64_t b = 0; b < images; ++b) {
-    const LatticeResult& found = builds[b];
-    sizes.mutable_at(b, 0) = found.simplices;
-    sizes.mutable_at(b, 1) = found.vertices;
-    std::memmove(to_vertices + simplices * corners, to_vertices + b * room,
-                 size_t(found.simplices * corners) * sizeof(int32_t));
-    simplices += found.simplices;
-    chained.push_back(chain_starts.at(b, corners));
-  }
-  return py::make_tuple(simplex, weights, first_rows(vertices, simplices), builds.chains(chained),
-                        chain_starts, sizes);
+  const int64_t step = builder.points * builder.dims;
+  return builder.build<T>(
+      [=](int64_t b, LatticeRequest<T>* request) { request->features = from + b * step; });
+}
+
+// Of the features of one image, which are not stored.
+template <class T>
+py::tuple lattice_of_image(const py::tuple& image, double scale, bool pad_origin, bool bridges, int threads) {
+  const HeldImage<T> held(image);
+  const Builder builder{1, held.points(), held.dims(), scale, pad_origin, bridges, threads};
+  return builder.build<T>([&](int64_t, LatticeRequest<T>* request) { request->image = &held.view; });
 }
 
 template <class T>
@@ -284,6 +283,7 @@ void define(py::module_ m) {
   m.def("empty", &empty<T>);
   m.def("make_features", &make_features<T>);
   m.def("lattice_build", &lattice_build<T>);
+  m.def("lattice_of_image", &lattice_of_image<T>);
   m.def("lattice_self", &lattice_self<T>);
   m.def("filter", &filter<T>);
   m.def("lattice_norm", &lattice_norm<T>);

@@ -324,11 +324,10 @@ void check_image_features(std::mt19937& rng, const std::vector<int64_t>& size, i
       sigma.data(), channel_sigma.data()};
   std::vector<T> features(kImages * points * d, T(-7));
   CHECK(cuda::image_features(request, features.data(), nullptr) == Status::kOk);
-  FeatureRequest<T> on_cpu{};
+  ImageView<T> on_cpu{};
   on_cpu.spatial = spatial;
   on_cpu.channels = channels;
   on_cpu.channel_sigma = channel_sigma.data();
-  on_cpu.threads = 1;
   std::copy(size.begin(), size.end(), on_cpu.size);
   for (int a = 0; a < kGridAxes; ++a) on_cpu.spatial_sigma[a] = a < spatial ? sigma[spatial - 1 - a] : T(1);
   const auto wanted = by_image(kImages, image, points * d, [&](size_t, const T* planes, T* out) {
@@ -336,8 +335,7 @@ void check_image_features(std::mt19937& rng, const std::vector<int64_t>& size, i
     for (int64_t i = 0; i < points * channels; ++i)
       pixels.push_back(planes[i % channels * points + i / channels]);
     on_cpu.image = pixels.data();
-    on_cpu.features = out;
-    CHECK(ops<T>().make_features(on_cpu) == Status::kOk);
+    CHECK(ops<T>().make_features(on_cpu, 1, out) == Status::kOk);
   });
   CHECK(features == wanted);
 

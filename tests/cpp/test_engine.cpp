@@ -495,21 +495,19 @@ void test_features() {
   for (int threads : {1, 3}) {
     for (bool is_uint8 : {true, false}) {
       std::vector<T> found(6 * 4, T(-7));
-      FeatureRequest<T> request{};
-      request.size[0] = 1;
-      request.size[1] = 2;
-      request.size[2] = 3;
-      request.spatial = 2;
-      request.spatial_sigma[0] = T(2);
-      request.spatial_sigma[1] = T(4);
-      request.spatial_sigma[2] = T(1);
-      request.channels = 2;
-      request.image = is_uint8 ? static_cast<const void*>(bytes) : values;
-      request.image_is_uint8 = is_uint8;
-      request.channel_sigma = srgb;
-      request.threads = threads;
-      request.features = found.data();
-      CHECK(ops<T>().make_features(request) == Status::kOk);
+      ImageView<T> image{};
+      image.size[0] = 1;
+      image.size[1] = 2;
+      image.size[2] = 3;
+      image.spatial = 2;
+      image.spatial_sigma[0] = T(2);
+      image.spatial_sigma[1] = T(4);
+      image.spatial_sigma[2] = T(1);
+      image.channels = 2;
+      image.image = is_uint8 ? static_cast<const void*>(bytes) : values;
+      image.image_is_uint8 = is_uint8;
+      image.channel_sigma = srgb;
+      CHECK(ops<T>().make_features(image, threads, found.data()) == Status::kOk);
       for (int y = 0; y < 2; ++y) {
         for (int x = 0; x < 3; ++x) {
           const T* f = found.data() + 4 * (3 * y + x);
