@@ -65,13 +65,15 @@ class Lattice:
         self._build(_native.ops(self.dtype).lattice_build, flat[None], numerics or METHODS[method](*flat.shape[::-1]))
 
     @classmethod
-    def of_image(
+    def _of_image(
         cls, pixels: tuple[Any, ...], method: str, dtype: DTypeLike = "float32", num_threads: int | None = None
     ) -> Lattice:
         """The lattice of an image's features, which are never all in memory; pixels: see `Domain.pixels`."""
         self = cls.__new__(cls)
         self._set(method, dtype, num_threads)
         size, axes, _, _, channels = pixels
+        if axes + len(channels) > _native.MAX_DIMS:
+            raise ValueError(f"image: must have at most {_native.MAX_DIMS - axes} channels, got {len(channels)}")
         self.shape = tuple(size[3 - axes :])
         how = METHODS[method](axes + len(channels), prod(size))
         self._build(_native.ops(self.dtype).lattice_of_image, pixels, how)

@@ -52,7 +52,7 @@ def prepare(
 
 def _lattice(domain: Domain, kernel: Kernel, method: str) -> Lattice:
     if domain.mask is None and not isinstance(kernel, Custom):
-        return Lattice.of_image(domain.pixels(kernel), method, domain.dtype, domain.num_threads)
+        return Lattice._of_image(domain.pixels(kernel), method, domain.dtype, domain.num_threads)
     return Lattice(domain.features(kernel), method, dtype=domain.dtype, num_threads=domain.num_threads)
 
 

@@ -617,7 +617,7 @@ def test_an_image_has_the_lattice_of_its_features(shape, channels, bytes_, dtype
         (Bilateral(sxy=sxy, srgb=srgb), np.hstack([position, colours])),
         (Gaussian(sxy=sxy), position),
     ):
-        found = Lattice.of_image(domain.pixels(kernel), method, dtype, threads)
+        found = Lattice._of_image(domain.pixels(kernel), method, dtype, threads)
         wanted = Lattice(features, method, dtype=dtype, num_threads=threads)
         assert found.shape == shape
         for a, b in zip(found._native(), wanted._native(), strict=True):
@@ -628,4 +628,4 @@ def test_an_image_has_the_lattice_of_its_features(shape, channels, bytes_, dtype
 def test_features_of_an_image_that_are_not_finite_are_refused(image):
     domain = Domain((4, 5), image.astype(np.float32), None, (1.0, 1.0), np.dtype(np.float32), 2)
     with pytest.raises(ValueError, match="features: must be finite"):
-        Lattice.of_image(domain.pixels(Bilateral(sxy=50, srgb=1e-10)), "tuned")
+        Lattice._of_image(domain.pixels(Bilateral(sxy=50, srgb=1e-10)), "tuned")

@@ -15,11 +15,22 @@ class ChainWalk {
   }
   // up: each vertex's neighbour one step up, or -1; has_lower: whether it is one's neighbour.  A chain's last
   // vertex is written as ~id; vertices without neighbours are left out.  Returns how many are in.
-  int64_t string(const int32_t* up, const uint8_t* has_lower, int64_t vertices, int32_t* chains) {
+  //
+  // Corners and bridges, the rest, are numbered by where in the image they were found, and so are chains
+  // strung: threads that share a blur then keep most vertices from axis to axis.
+  int64_t string(const int32_t* up, const uint8_t* has_lower, int64_t corners, int64_t vertices,
+                 int32_t* chains) {
     int64_t count = 0;
-    for (int64_t v = 0; v < vertices; ++v) {
-      starts_[count] = int32_t(v);
-      count += int(!has_lower[v] & (up[v] >= 0));
+    const auto add_starts = [&](int64_t begin, int64_t end) {
+      for (int64_t v = begin; v < end; ++v) {
+        starts_[count] = int32_t(v);
+        count += int(!has_lower[v] & (up[v] >= 0));
+      }
+    };
+    const int64_t bridges = vertices - corners;
+    for (int p = 0; p < kParts; ++p) {
+      add_starts(corners * p / kParts, corners * (p + 1) / kParts);
+      add_starts(corners + bridges * p / kParts, corners + bridges * (p + 1) / kParts);
     }
     starts_[count] = 0;  // looked at, but not walked from
     Walker walkers[kWalkers];
@@ -40,6 +51,7 @@ class ChainWalk {
 
  private:
   static constexpr int kWalkers = 4;
+  static constexpr int kParts = 64;  // of the image
 
   struct Walker {
     const int32_t *next, *end;  // the start of the chain that it walks along, and the end of its starts

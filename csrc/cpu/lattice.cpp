@@ -19,8 +19,6 @@ DENSECRF_BEGIN
 
 namespace {
 
-// Pieces of the image that each thread embeds: with one, the thread that has the sky is done early.
-constexpr int kPieces = 2;
 constexpr int kVertices = 192;  // so many, at most, are looked up together
 static_assert(kVertices > kMaxDims, "those of a simplex at least");
 constexpr uint8_t kSecond = 1, kFourth = 2;  // kinds of bridges
@@ -38,10 +36,10 @@ class Builder {
     parallel(request_.threads, [&](Team& team, int thread) {
       if (thread == 0) tables_->num_bands = team.size();
       Band<K>& mine = tables_->bands[thread];
-      const auto piece = [&](int i) { return piece_of(team.size(), thread, i); };
-      mine.simplex_vertices = request_.simplex_vertices + points_before(team.size(), thread) * (dims() + 1);
+      const Range points = band(request_.points, team.size(), thread);
+      mine.simplex_vertices = request_.simplex_vertices + points.begin * (dims() + 1);
       mine.status = mine.init(request_.points / team.size());
-      for (int i = 0; i < kPieces && mine.status == Status::kOk; ++i) mine.status = embed(piece(i), &mine);
+      if (mine.status == Status::kOk) mine.status = embed(points, &mine);
       if (mine.status == Status::kOk && request_.pad_origin && thread == team.size() - 1)
         mine.status = embed_origin(&mine);
       team.barrier();
@@ -54,30 +52,17 @@ class Builder {
         if (thread == 0) status_ = add_bridges();
       }
       const int32_t first = int32_t(mine.first_simplex);
-      for (int i = 0; i < kPieces && first; ++i) {
-        const Range points = piece(i);
-        for (int64_t p = points.begin; p < points.end; ++p) request_.simplex[p] += first;
-      }
+      for (int64_t p = points.begin; p < points.end && first; ++p) request_.simplex[p] += first;
     });
     return status_;
   }
+  int64_t corners() const { return corners_; }
 
  private:
   using Block = Simplex<C, D, kLanes>;
 
   // A constant where the code is for one number of dimensions.
   int dims() const { return D ? D : d_; }
-
-  Range piece_of(int threads, int thread, int i) const {
-    return band(request_.points, kPieces * threads, i * threads + thread);
-  }
-  // Of the threads before it, each of which has as many simplices at most.
-  int64_t points_before(int threads, int thread) const {
-    int64_t points = 0;
-    for (int i = 0; i < kPieces; ++i)
-      points += piece_of(threads, thread, i).begin - piece_of(threads, 0, i).begin;
-    return points;
-  }
 
   Status embed(Range range, Band<K>* out) {
     T features[kLanes * (D ? D : kMaxDims)];
@@ -297,7 +282,7 @@ Status build(const LatticeRequest<T>& request, Tables<K>* tables, LatticeResult*
   if (status != Status::kOk) return status;
   result->simplices = tables->simplices;
   result->vertices = tables->bands[0].vertices.size();
-  return tables->link(request.threads, request.chain_starts, &result->chains);
+  return tables->link(builder.corners(), request.threads, request.chain_starts, &result->chains);
 }
 
 template <class T, class C, class K>

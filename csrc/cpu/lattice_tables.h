@@ -35,7 +35,7 @@ class Tables {
   ~Tables() { delete[] bands; }
 
   // Strings the vertices of every axis into chains, an axis at a time: what it needs stays in the cache.
-  Status link(int threads, int64_t* starts, Block* chains) {
+  Status link(int64_t corners, int threads, int64_t* starts, Block* chains) {
     const int64_t vertices = bands[0].vertices.size();
     *chains = allocate(size_t((dims + 1) * vertices) * sizeof(int32_t), For::kWorkspace);
     if (!chains->data) return Status::kOutOfMemory;
@@ -51,7 +51,7 @@ class Tables {
       for (int a = thread; a <= dims && status[thread] == Status::kOk; a += team.size()) {
         std::memset(has_lower.data(), 0, size_t(vertices + 1));
         find_upper(code.step[a], up.data(), &has_lower[1]);
-        lengths[a] = walk.string(up.data(), &has_lower[1], vertices, strung + a * vertices);
+        lengths[a] = walk.string(up.data(), &has_lower[1], corners, vertices, strung + a * vertices);
       }
     });
     for (int t = 0; t < smaller(threads, dims + 1); ++t) {

@@ -177,7 +177,7 @@ class HeldImage {
     expect(size.size() == kGridAxes && spatial_sigma.size() == kGridAxes && view.spatial >= 0 &&
                view.spatial <= kGridAxes,
            "wrong number of axes");
-    expect(dims() >= 1 && dims() <= kMaxDims, "features have too many dimensions");
+    expect(dims() >= 1, "features have no dimensions");
     for (int a = 0; a < kGridAxes; ++a) {
       expect(size[a] >= 1, "sizes must be positive");
       view.size[a] = size[a];

@@ -124,6 +124,7 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
 template <class T>
 py::tuple lattice_of_image(const py::tuple& image, double scale, bool pad_origin, bool bridges, int threads) {
   const HeldImage<T> held(image);
+  expect(held.dims() <= kMaxDims, "features have too many dimensions");
   const Builder builder{1, held.points(), held.dims(), scale, pad_origin, bridges, threads};
   return builder.build<T>([&](int64_t, LatticeRequest<T>* request) { request->image = &held.view; });
 }

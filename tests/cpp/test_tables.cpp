@@ -142,6 +142,33 @@ std::vector<int32_t> strung(const std::vector<int32_t>& up, const std::vector<ui
   return chains;
 }
 
+// The same, each chain by itself and in the order of their numbers.
+std::vector<std::vector<int32_t>> sorted_chains(const std::vector<int32_t>& chains) {
+  std::vector<std::vector<int32_t>> found(1);
+  for (int32_t id : chains) {
+    found.back().push_back(id);
+    if (id < 0) found.emplace_back();
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+// Whether chains begin where those before them do, in the image, or further on.
+bool in_order_of_the_image(const std::vector<int32_t>& chains, int64_t corners, int64_t vertices) {
+  double last = 0;
+  bool first = true, ordered = true;
+  for (int32_t id : chains) {
+    const double where = id < corners ? double(id + 1) / double(corners)
+                                      : double(id + 1 - corners) / double(vertices - corners);
+    if (first) {
+      ordered = ordered && where > last - 1.0 / 32;
+      last = std::max(last, where);
+    }
+    first = id < 0;
+  }
+  return ordered;
+}
+
 // Chains of these lengths through vertices in random order.
 void check_chains(const std::vector<int>& lengths) {
   int64_t vertices = 0;
@@ -161,8 +188,14 @@ void check_chains(const std::vector<int>& lengths) {
   ChainWalk walk;
   CHECK(walk.init(vertices));
   for (int times = 0; times < 2; ++times) {  // one walk serves axis after axis
-    const int64_t length = walk.string(up.data(), has_lower.data(), vertices, chains.data());
+    const int64_t length = walk.string(up.data(), has_lower.data(), vertices, vertices, chains.data());
     CHECK(std::vector<int32_t>(chains.begin(), chains.begin() + length) == strung(up, has_lower));
+  }
+  for (int64_t corners : {int64_t(0), vertices / 3, vertices - 1}) {
+    const int64_t length = walk.string(up.data(), has_lower.data(), corners, vertices, chains.data());
+    const std::vector<int32_t> found(chains.begin(), chains.begin() + length);
+    CHECK(sorted_chains(found) == sorted_chains(strung(up, has_lower)));
+    CHECK(in_order_of_the_image(found, corners, vertices));
   }
 }
 
