@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densecrf import Bilateral, Gaussian, Lattice, _native, numerics, reference
+from densecrf import Bilateral, Gaussian, Lattice, _native, numerics, reference, refine
 from densecrf.features import Domain
 
 DIMS = (1, 2, 3, 5, 6, 8, 16, 17)
@@ -336,7 +336,7 @@ def test_threads(d, method):
 
 @pytest.mark.parametrize("channels", [1, 32])
 def test_threads_share_the_blur_of_many_values(channels):
-    # Above 2^19 values, 8 more counted for each vertex, the threads blur one slab together instead of a slab each.
+    # Above 2^18 values, 8 more counted for each vertex, the threads blur one slab together instead of a slab each.
     features, values = cloud(5, 30_000) * 4, values_for(30_000, channels)
     one, two = (Lattice(features, num_threads=threads) for threads in (1, 2))
     assert one.num_vertices * 32 >= 1 << 20
@@ -629,3 +629,12 @@ def test_features_of_an_image_that_are_not_finite_are_refused(image):
     domain = Domain((4, 5), image.astype(np.float32), None, (1.0, 1.0), np.dtype(np.float32), 2)
     with pytest.raises(ValueError, match="features: must be finite"):
         Lattice._of_image(domain.pixels(Bilateral(sxy=50, srgb=1e-10)), "tuned")
+
+
+def test_images_of_many_channels():
+    image = np.random.default_rng(0).integers(0, 256, (4, 5, 63)).astype(np.uint8)
+    kernels, unary = [Bilateral(sxy=5, srgb=100)], np.zeros((2, 4, 5))
+    assert refine(image, unary=unary, kernels=kernels, method="exact").probs.shape == (2, 4, 5)
+    assert refine(image[..., :62], unary=unary, kernels=kernels).probs.shape == (2, 4, 5)
+    with pytest.raises(ValueError, match="image: must have at most 62 channels, got 63"):
+        refine(image, unary=unary, kernels=kernels)

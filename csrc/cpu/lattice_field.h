@@ -54,8 +54,8 @@ template <class T>
 class LatticeField {
  public:
   // Below this many values the axes of a slab follow one another on one thread without a barrier: a blur of
-  // this size takes about 0.4 ms.  Shared by two cores it takes half as long where these are near each other,
-  // and longer than alone where a cache line takes 200 ns from one to the other; and on a busy machine a
+  // this size takes about 0.2 ms.  Shared by two cores it takes half as long where these are near each other,
+  // and as long as alone where a cache line takes 200 ns from one to the other; and on a busy machine a
   // barrier can cost a time slice of 8 ms.  To find a row takes as long as to blur 8 values.
   static constexpr int64_t kManyValues = int64_t(1) << 18, kRowCost = 8;
 
