@@ -57,7 +57,7 @@ class Builds {
 };
 
 // How the lattices of a batch are built, but for the points.
-struct Builder {
+struct BatchBuild {
   int64_t images, points, dims;
   double scale;
   bool pad_origin, bridges;
@@ -112,12 +112,11 @@ py::tuple lattice_build(const Array<T>& features, double scale, bool pad_origin,
   expect(features.ndim() == 3 && features.shape(0) >= 1 && features.shape(1) >= 1,
          "features must be [B, n, d]");
   expect(features.shape(2) >= 1 && features.shape(2) <= kMaxDims, "features have too many dimensions");
-  const Builder builder{
+  const BatchBuild batch{
       features.shape(0), features.shape(1), features.shape(2), scale, pad_origin, bridges, threads};
   const T* from = features.data();
-  const int64_t step = builder.points * builder.dims;
-  return builder.build<T>(
-      [=](int64_t b, LatticeRequest<T>* request) { request->features = from + b * step; });
+  const int64_t step = batch.points * batch.dims;
+  return batch.build<T>([=](int64_t b, LatticeRequest<T>* request) { request->features = from + b * step; });
 }
 
 // Of the features of one image, which are not stored.
@@ -125,8 +124,8 @@ template <class T>
 py::tuple lattice_of_image(const py::tuple& image, double scale, bool pad_origin, bool bridges, int threads) {
   const HeldImage<T> held(image);
   expect(held.dims() <= kMaxDims, "features have too many dimensions");
-  const Builder builder{1, held.points(), held.dims(), scale, pad_origin, bridges, threads};
-  return builder.build<T>([&](int64_t, LatticeRequest<T>* request) { request->image = &held.view; });
+  const BatchBuild batch{1, held.points(), held.dims(), scale, pad_origin, bridges, threads};
+  return batch.build<T>([&](int64_t, LatticeRequest<T>* request) { request->image = &held.view; });
 }
 
 template <class T>
