@@ -48,17 +48,9 @@ class PixelFeatures {
   template <class Pixel>
   void load_channels(const Pixel* image, int64_t first, int count, T* block) const {
     const Pixel* pixels = image + first * image_.channels;
-    T* to = block + image_.spatial * kLanes;
-    if (image_.channels == 3)  // the common case has its own code
-      load_channels<3>(pixels, count, to);
-    else
-      load_channels<0>(pixels, count, to);
-  }
-  template <int C, class Pixel>
-  void load_channels(const Pixel* pixels, int count, T* to) const {
-    const int channels = C ? C : image_.channels;
-    for (int n = 0; n < count; ++n, pixels += channels) {
-      for (int c = 0; c < channels; ++c) to[c * kLanes + n] = over_bandwidth(c, pixels[c]);
+    for (int c = 0; c < image_.channels; ++c) {
+      T* to = block + (image_.spatial + c) * kLanes;
+      for (int n = 0; n < count; ++n) to[n] = over_bandwidth(c, pixels[n * image_.channels + c]);
     }
   }
   T over_bandwidth(int channel, uint8_t level) const { return levels_[channel * kLevels + level]; }
