@@ -32,7 +32,6 @@ class Builder {
   }
 
   Status run() {
-    if (request_.image && !pixels_.init(*request_.image)) return Status::kOutOfMemory;
     parallel(request_.threads, [&](Team& team, int thread) {
       if (thread == 0) tables_->num_bands = team.size();
       Band<K>& mine = tables_->bands[thread];
@@ -70,7 +69,7 @@ class Builder {
     for (int64_t first = range.begin; first < range.end; first += kLanes) {
       int count = int(smaller<int64_t>(kLanes, range.end - first));
       if (request_.image)
-        pixels_.load(first, count, features);
+        load_pixels(*request_.image, first, count, features);
       else
         load_block(request_.features + first * dims(), dims(), count, features);
       Status status = insert(features, count, &block, out, request_.simplex + first,
@@ -264,7 +263,6 @@ class Builder {
   }
 
   const LatticeRequest<T>& request_;
-  PixelFeatures<T> pixels_;
   Tables<K>* tables_;
   int d_;
   int64_t corners_ = 0;

@@ -6,58 +6,38 @@
 DENSECRF_BEGIN
 
 template <class T>
-class PixelFeatures {
- public:
-  // Works out every quotient that comes up more than once.
-  bool init(const ImageView<T>& image) {
-    image_ = image;
-    const int64_t width = image.size[2], tables = image.image_is_uint8 ? image.channels : 0;
-    if (!x_.resize(width) || !levels_.resize(tables * kLevels)) return false;
-    for (int64_t i = 0; i < width; ++i) x_[i] = T(i) / image.spatial_sigma[0];
-    for (int64_t i = 0; i < levels_.size(); ++i)
-      levels_[i] = T(i % kLevels) / image.channel_sigma[i / kLevels];
-    return true;
-  }
+inline void load_positions(const ImageView<T>& image, int64_t row, int64_t x, int count, T* block) {
+  const int64_t height = image.size[1];
+  const T y = T(row % height) / image.spatial_sigma[1], z = T(row / height) / image.spatial_sigma[2];
+  for (int n = 0; n < count && image.spatial > 0; ++n) block[n] = T(x + n) / image.spatial_sigma[0];
+  for (int n = 0; n < count && image.spatial > 1; ++n) block[kLanes + n] = y;
+  for (int n = 0; n < count && image.spatial > 2; ++n) block[2 * kLanes + n] = z;
+}
 
-  // As load_block does.
-  void load(int64_t first, int count, T* block) const {
-    const int64_t width = image_.size[2];
-    for (int done = 0; done < count;) {
-      const int64_t row = (first + done) / width, x = (first + done) % width;
-      const int some = int(smaller<int64_t>(count - done, width - x));
-      load_positions(row, x, some, block + done);
-      if (image_.image_is_uint8)
-        load_channels(static_cast<const uint8_t*>(image_.image), first + done, some, block + done);
-      else
-        load_channels(static_cast<const T*>(image_.image), first + done, some, block + done);
-      done += some;
-    }
-    fill_block(image_.spatial + image_.channels, count, block);
+template <class T, class Pixel>
+inline void load_channels(const ImageView<T>& image, const Pixel* pixels, int count, T* block) {
+  for (int c = 0; c < image.channels; ++c) {
+    T* to = block + (image.spatial + c) * kLanes;
+    for (int n = 0; n < count; ++n) to[n] = T(pixels[n * image.channels + c]) / image.channel_sigma[c];
   }
+}
 
- private:
-  static constexpr int kLevels = 256;
-
-  void load_positions(int64_t row, int64_t x, int count, T* block) const {
-    const int64_t height = image_.size[1];
-    const T y = T(row % height) / image_.spatial_sigma[1], z = T(row / height) / image_.spatial_sigma[2];
-    for (int n = 0; n < count && image_.spatial > 0; ++n) block[n] = x_[x + n];
-    for (int n = 0; n < count && image_.spatial > 1; ++n) block[kLanes + n] = y;
-    for (int n = 0; n < count && image_.spatial > 2; ++n) block[2 * kLanes + n] = z;
+// As load_block does.
+template <class T>
+inline void load_pixels(const ImageView<T>& image, int64_t first, int count, T* block) {
+  const int64_t width = image.size[2];
+  for (int done = 0; done < count;) {
+    const int64_t pixel = first + done, x = pixel % width;
+    const int some = int(smaller<int64_t>(count - done, width - x));
+    load_positions(image, pixel / width, x, some, block + done);
+    if (image.image_is_uint8)
+      load_channels(image, static_cast<const uint8_t*>(image.image) + pixel * image.channels, some,
+                    block + done);
+    else
+      load_channels(image, static_cast<const T*>(image.image) + pixel * image.channels, some, block + done);
+    done += some;
   }
-  template <class Pixel>
-  void load_channels(const Pixel* image, int64_t first, int count, T* block) const {
-    const Pixel* pixels = image + first * image_.channels;
-    for (int c = 0; c < image_.channels; ++c) {
-      T* to = block + (image_.spatial + c) * kLanes;
-      for (int n = 0; n < count; ++n) to[n] = over_bandwidth(c, pixels[n * image_.channels + c]);
-    }
-  }
-  T over_bandwidth(int channel, uint8_t level) const { return levels_[channel * kLevels + level]; }
-  T over_bandwidth(int channel, T value) const { return value / image_.channel_sigma[channel]; }
-
-  ImageView<T> image_ = {};
-  Buffer<T> x_, levels_;  // [W], and [channels, kLevels] of an image of 8 bits
-};
+  fill_block(image.spatial + image.channels, count, block);
+}
 
 DENSECRF_END
