@@ -15,7 +15,7 @@ struct ColumnExtent {
 
 template <class T>
 ColumnExtent<T> extent_of_rows(const T* values, int columns, Range rows) {
-  constexpr int kTogether = 8;  // rows: enough values for vectors, whatever the columns
+  constexpr int kTogether = 64 / int(sizeof(T));  // rows: full vectors, whatever the columns
   T low[kTogether * kMaxDims], high[kTogether * kMaxDims], bad[kTogether * kMaxDims];
   const int step = kTogether * columns;
   for (int j = 0; j < step; ++j) {
