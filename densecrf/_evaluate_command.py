@@ -84,6 +84,7 @@ def _run(folder: str, output: str, options: dict[str, Any], console: Console) ->
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always", UserWarning)
+        images.ignore_decoders()  # for the threads that read
         task = progress.add_task("images", total=len(data.names))
         found = evaluation.evaluate(
             data,

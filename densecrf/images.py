@@ -7,6 +7,7 @@ Reading turns every failure into one :class:`FileError` whose text begins with t
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -164,6 +165,21 @@ def read_labels(path: str | os.PathLike[str], size: tuple[int, int] | None = Non
         return np.asarray(image).astype(np.int32)
 
 
+def ignore_decoders() -> None:
+    """Ignore what decoders warn of, with a filter that holds in all threads."""
+    warnings.filterwarnings("ignore", module=r"PIL\.|numpy\.lib\.")
+
+
+@contextmanager
+def _decoders_silent() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # filters are the process's: other threads would lose theirs
+        return
+    with warnings.catch_warnings():
+        ignore_decoders()
+        yield
+
+
 @contextmanager
 def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
     """Say in one line why the file cannot be opened."""
@@ -179,8 +195,7 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
 def _decoding(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     """Say in one line why the content makes no sense; decoders raise nearly anything on a damaged file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _decoders_silent():
             yield
     except FileError:
         raise

@@ -345,6 +345,11 @@ def test_a_warning_is_said_once(folder, quick):
     assert result.stderr.startswith("densecrf: warning: image has values up to 9 but srgb is 0.1, made for 0 to 1")
 
 
+def test_warnings_of_decoders_are_not_said(quick, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 13 * 22 - 1)  # below the images' size: Pillow warns, we read
+    assert ok().stderr == ""
+
+
 def test_quiet(quick):
     result = ok("--quiet")
     assert result.output == ""

@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +104,21 @@ def test_decompression_bomb(tmp_path, monkeypatch):
     np.testing.assert_array_equal(images.read_image(path), COLOUR)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     assert error(images.read_image, path) == f"{path}: more than 0 megapixels, Pillow's limit against bombs"
+
+
+def test_reading_in_a_thread_leaves_the_warnings_of_others(tmp_path, monkeypatch):
+    Image.fromarray(COLOUR).save(tmp_path / "a.png")
+    opened, filters = Image.open, []
+
+    def note(path):
+        filters.append(list(warnings.filters))
+        return opened(path)
+
+    monkeypatch.setattr(Image, "open", note)
+    thread = threading.Thread(target=images.read_image, args=[tmp_path / "a.png"])
+    thread.start()
+    thread.join()
+    assert filters == [list(warnings.filters)]
 
 
 def test_unreadable_image(tmp_path):
