@@ -21,6 +21,8 @@ namespace densecrf {
 
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 // After the i-th look for what is to come: at first the core is kept, for 300 pauses, then offered to others,
 // for about 1 ms, then left to them 50 us at a time, and after some 20 ms, 1 ms at a time.  To be woken takes
 // 0.1 ms on a virtual machine, and there are some 50 barriers to a call.
@@ -44,7 +46,8 @@ struct TeamState {
   std::atomic<int> size{1};
   std::atomic<int> arrived{0};
   std::atomic<unsigned> round{0};
-  std::atomic<int> working{0};  // helpers that are not done
+  std::atomic<int> working{0};           // helpers that are not done
+  std::atomic<int64_t> barrier_time{1};  // of the thread that found it longest
 };
 
 int Team::size() const { return state_->size.load(std::memory_order_relaxed); }
@@ -59,6 +62,24 @@ void Team::barrier() {
   } else {
     for (int64_t i = 0; state_->round.load(std::memory_order_acquire) == old; ++i) wait_a_little(i);
   }
+}
+
+int64_t Team::barrier_time() {
+  if (barrier_time_ > 0) return barrier_time_;
+  constexpr int kTogether = 4, kTimes = 3;  // one barrier alone is short for whom the others wait for
+  int64_t least = INT64_MAX;
+  barrier();
+  for (int i = 0; i < kTimes; ++i) {
+    const auto before = Clock::now();
+    for (int k = 0; k < kTogether; ++k) barrier();
+    const int64_t taken = std::chrono::nanoseconds(Clock::now() - before).count() / kTogether;
+    if (taken < least) least = taken;
+  }
+  int64_t most = state_->barrier_time.load();
+  while (most < least && !state_->barrier_time.compare_exchange_weak(most, least)) {
+  }
+  barrier();
+  return barrier_time_ = state_->barrier_time.load();
 }
 
 namespace {
@@ -154,7 +175,6 @@ const int told_of_forks = pthread_atfork([] { helpers->before_fork(); }, [] { he
                                          [] { helpers->after_fork(); });
 #endif
 
-using Clock = std::chrono::steady_clock;
 // A call starts several teams, with less than this between them.
 constexpr std::chrono::microseconds kStay(500);
 

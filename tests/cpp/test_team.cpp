@@ -34,6 +34,18 @@ bool adds_up(int threads) {
   return wrong == 0;
 }
 
+void test_threads_agree_on_a_barriers_time() {
+  for (int threads = 1; threads <= 4; ++threads) {
+    int64_t found[2][4] = {};
+    parallel(threads, [&](Team& team, int thread) {
+      for (auto& times : found) times[thread] = team.barrier_time();
+    });
+    for (const auto& times : found) {
+      for (int t = 0; t < threads; ++t) CHECK(times[t] > 0 && times[t] == found[0][0]);
+    }
+  }
+}
+
 void test_one_after_the_other() {
   for (int i = 0; i < 200; ++i) CHECK(adds_up(1 + i % 4));
 }
@@ -106,6 +118,7 @@ void test_in_a_forked_process() {
 
 int main() {
   test_one_after_the_other();
+  test_threads_agree_on_a_barriers_time();
   test_helpers_are_kept();
   test_helpers_end();
   test_inside_one_another();
