@@ -145,9 +145,9 @@ class LatticeField {
  private:
   // Few values are blurred along all axes by one thread, without barriers; 10^6 of them take 0.8 ms, and to
   // find a row takes as long as to blur 8.  At every axis threads also fetch what another one has changed,
-  // which takes the longer the longer a barrier does: 60 ns or 170, as the two cores of one virtual machine
-  // come to lie.  320 x 240 points, two labels, 120,000 values: mean field 9 % shorter with 60, 5 to 10 %
-  // longer with 170.
+  // which takes the longer the longer a barrier does: 70 ns or 240, as the two cores of one virtual machine
+  // come to lie.  320 x 240 points, two labels, 120,000 values: mean field 9 % shorter with 70, 5 to 10 %
+  // longer with 240.
   bool worth_sharing(Team& team) const {
     constexpr int64_t kRowCost = 8, kForANanosecond = 1000;
     const int64_t values = lattice_.vertices * (plan_.stride() + kRowCost);

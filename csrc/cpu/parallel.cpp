@@ -66,17 +66,12 @@ void Team::barrier() {
 
 int64_t Team::barrier_time() {
   if (barrier_time_ > 0) return barrier_time_;
-  constexpr int kTogether = 4, kTimes = 3;  // one barrier alone is short for whom the others wait for
-  int64_t least = INT64_MAX;
-  barrier();
-  for (int i = 0; i < kTimes; ++i) {
-    const auto before = Clock::now();
-    for (int k = 0; k < kTogether; ++k) barrier();
-    const int64_t taken = std::chrono::nanoseconds(Clock::now() - before).count() / kTogether;
-    if (taken < least) least = taken;
-  }
+  constexpr int kTogether = 4;  // one alone is short for whom the others wait for
+  const auto before = Clock::now();
+  for (int k = 0; k < kTogether; ++k) barrier();
+  const int64_t taken = std::chrono::nanoseconds(Clock::now() - before).count() / kTogether;
   int64_t most = state_->barrier_time.load();
-  while (most < least && !state_->barrier_time.compare_exchange_weak(most, least)) {
+  while (most < taken && !state_->barrier_time.compare_exchange_weak(most, taken)) {
   }
   barrier();
   return barrier_time_ = state_->barrier_time.load();

@@ -17,8 +17,8 @@ class Team {
   explicit Team(TeamState* state) : state_(state) {}
   int size() const;
   void barrier();
-  // What a barrier takes at least, in nanoseconds, the same for all threads: measured at the first call,
-  // which they make together.
+  // What a barrier takes, in nanoseconds, the same for all threads: measured at the first call, which they
+  // make together, soon after a barrier.
   int64_t barrier_time();
 
  private:
