@@ -336,7 +336,7 @@ def test_threads(d, method):
 
 @pytest.mark.parametrize("channels", [1, 32])
 def test_threads_share_the_blur_of_many_values(channels):
-    # Above 2^18 values, 8 more counted for each vertex, the threads blur one slab together instead of a slab each.
+    # Of so many values the threads blur one slab together instead of a slab each, unless a barrier takes 1 us or more.
     features, values = cloud(5, 30_000) * 4, values_for(30_000, channels)
     one, two = (Lattice(features, num_threads=threads) for threads in (1, 2))
     assert one.num_vertices * 32 >= 1 << 20
